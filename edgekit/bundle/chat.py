@@ -26,7 +26,8 @@ def check_chat(folder: Path) -> ChatRecord:
 
     Raises:
         UsageError: the agent could not serve chats with this folder: it has no `tokenizer.json` or
-            no template, one of them cannot be read, or the template is too slow for a device.
+            no template, one of them cannot be read, or the template is too slow for a device or
+            shows nothing of a user's text.
     """
     command = [sys.executable, "-m", "edgekit.tokens", str(folder)]
     try:
@@ -52,6 +53,12 @@ def check_chat(folder: Path) -> ChatRecord:
             "the model's chat template is too slow for a device",
             f"the longest conversation took {found['render_seconds']} s here; an agent stops a "
             f"template after {SECONDS:g} s, on a device that may be {SLOWER} times slower",
+            _MEND,
+        )
+    if found["blind"]:
+        raise UsageError(
+            "the model's chat template shows nothing of a user's text",
+            "it writes the same for every text, so that the model would answer none of them",
             _MEND,
         )
     return msgspec.convert(found["record"], ChatRecord)

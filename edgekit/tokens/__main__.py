@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,17 @@ TURNS = 1023  # one less than a prompt may have; ends with a message of the user
 def measured(folder: Path) -> dict[str, Any]:
     """Return the seconds of the longest conversation that a device takes, or its refusal.
 
-    And what `core.chat.tools.formats.ChatRecord` says of the template.
+    And whether the template shows nothing of a user's text, and what
+    `core.chat.tools.formats.ChatRecord` says of it.
 
     Raises:
-        EdgekitError: the template or the tokenizer cannot be read.
+        EdgekitError: the template or the tokenizer cannot be read, or a letter or sign of ordinary
+            text is a control token.
     """
     tokenizer = open_tokenizer(folder)
-    tokenizer.render([("user", "Hello")])  # a device greets its model with this
+    _refuse_letters(tokenizer.control)
+    greeting = tokenizer.render([("user", "Hello")])  # a device greets its model with this
+    blind = tokenizer.render([("user", "Goodbye")]) == greeting
     content = "a <b> " * (CHARACTERS // TURNS // 6)
     turns = [(("user", "assistant")[turn % 2], content) for turn in range(TURNS)]
     refusal = ""
@@ -46,8 +51,25 @@ def measured(folder: Path) -> dict[str, Any]:
     return {
         "render_seconds": round(rendered - started, 3),
         "refusal": refusal,
+        "blind": blind,
         "record": msgspec.to_builtins(ChatRecord(tool_format(tokenizer))),
     }
+
+
+def _refuse_letters(control: Collection[str]) -> None:
+    """Refuse a tokenizer whose padding token is `!`, say: no answer would show this sign.
+
+    Transformers makes a special token of each token that tokenizer_config.json names.
+    """
+    signs = sorted(each for each in control if len(each) == 1 and each.isascii() and each.strip())
+    if signs:
+        named = ", ".join(map(repr, signs))
+        raise EdgekitError(
+            f"the tokenizer takes {named} for a control token",
+            "answers would lose it, and prompts that hold it would be refused",
+            "name a token that is no text in the source's tokenizer_config.json (pad_token and the "
+            "like), such as its eos_token, then build and pack again",
+        )
 
 
 def main() -> int:

@@ -90,7 +90,10 @@ class ChatTokenizer:
             each.image = None if image is None else place_in(image, self._added.values())
         self._template, self._tool_template = templates[:1], templates[-1:]
         self.control = frozenset(special).union(
-            *(control_tokens(special, other, each, _renderer(each)) for each in templates)
+            *(
+                control_tokens(special, other, each, _renderer(each), folder.listed)
+                for each in templates
+            )
         )
         strings = frozenset[str]().union(*(each.constants for each in templates))
         self.template_texts = strings.union(*(each.written for each in templates))
@@ -153,7 +156,7 @@ class ChatTokenizer:
     def stream(self, shown: Collection[str] = ()) -> TokenStream:
         """Return a new stream, which shows the special tokens with these texts."""
         ids = {self._tokenizer.token_to_id(text) for text in shown}
-        return TokenStream(self._tokenizer, self._unshown - ids)
+        return TokenStream(self._tokenizer, self._unshown - ids, self.bytes_of)
 
     def render(
         self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING

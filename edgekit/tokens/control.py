@@ -1,25 +1,32 @@
 """Decides which added tokens are *control tokens*: those that a message's text must never become.
 
 They are the tokenizer's special tokens, the named ones (`bos_token` and so on), and added tokens
-that the template writes. Not among them are runs of white space (templates write "\\n" as text) and
-tags such as `</think>` that the template itself looks for in an assistant's message: Hugging Face
-gives these their ids wherever they stand, and earlier answers hold them.
+that the template writes, or that the model's maker lists (`chat_control_tokens`). Not among them
+are words, runs of white space (templates write "\\n" as text) and tags such as `</think>` that the
+template itself looks for in an assistant's message: Hugging Face gives these their ids wherever
+they stand, and earlier answers hold them.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Message
 
 _TAG = re.compile(r"[<\[◁](/?)[\w-]+[>\]▷]")
 _STAND_IN = "\ufdd0"  # a noncharacter: no template looks for it
+_CALL = {"id": "A", "type": "function", "function": {"name": "A", "arguments": {"A": "A"}}}
 Render = Callable[[list[Message]], str]
 
 
 def control_tokens(
-    special: Iterable[str], other: Iterable[str], template: ChatTemplate, render: Render
+    special: Iterable[str],
+    other: Iterable[str],
+    template: ChatTemplate,
+    render: Render,
+    listed: Collection[str] = (),
 ) -> frozenset[str]:
     """Return the texts of the control tokens.
 
@@ -28,10 +35,20 @@ def control_tokens(
         other: the other added tokens.
         template: the model's chat template.
         render: renders it within bounds.
+        listed: those that the model's maker lists.
     """
     seen = _written(template, render)
-    written = {text for text in other if not text.isspace() and any(text in each for each in seen)}
+    written = {text for text in other if _has_a_sign(text) and any(text in each for each in seen)}
+    written |= set(other) & set(listed)
     return frozenset(special) | (written - read_tags(written, render))
+
+
+def _has_a_sign(text: str) -> bool:
+    """Whether a token has more than letters, digits and white space.
+
+    A word that was added to the vocabulary is a word in messages, too, also if a template has it.
+    """
+    return any(unicodedata.category(each)[0] not in "LMNZ" and not each.isspace() for each in text)
 
 
 def _written(template: ChatTemplate, render: Render) -> list[str]:
@@ -39,9 +56,13 @@ def _written(template: ChatTemplate, render: Render) -> list[str]:
     system: Message = {"role": "system", "content": "A"}
     user: Message = {"role": "user", "content": "A"}
     answer: Message = {"role": "assistant", "content": "A"}
-    turns = ([system, user], [user], [user, answer, user], [system, user, answer, user])
+    result: Message = {"role": "tool", "content": "A", "name": "A", "tool_call_id": "A"}
+    turns = (
+        *([system, user], [user], [user, answer, user], [system, user, answer, user]),
+        *([user, answer, result], [user, {**answer, "tool_calls": [_CALL]}, result]),
+    )
     rendered = (_rendered(render, each) for each in turns)
-    texts = [template.source, *template.constants, *template.written]
+    texts = [*template.constants, *template.written]
     return texts + [each for each in rendered if each is not None]
 
 

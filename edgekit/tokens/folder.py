@@ -32,6 +32,7 @@ class ChatFolder:
         named: the text of each named token, e.g. of `bos_token`.
         eos_token_ids: tokens that end an answer.
         tool_template: the chat template for prompts with tools, if that is another one.
+        listed: added tokens that the model's maker lists as control tokens.
     """
 
     tokenizer: Path
@@ -39,6 +40,7 @@ class ChatFolder:
     named: Mapping[str, str] = field(default_factory=dict)
     eos_token_ids: frozenset[int] = frozenset()
     tool_template: str | None = None
+    listed: frozenset[str] = frozenset()
 
 
 def read_chat_folder(folder: Path) -> ChatFolder:
@@ -56,6 +58,7 @@ def read_chat_folder(folder: Path) -> ChatFolder:
     config = _object(folder / CONFIG)
     runtime = _object(folder / RUNTIME_CONFIG).get("model", {})
     eos = runtime.get("eos_token_id", []) if isinstance(runtime, dict) else []
+    listed = config.get("chat_control_tokens")
     templates = _templates(folder, config)
     return ChatFolder(
         folder / TOKENIZER,
@@ -63,6 +66,7 @@ def read_chat_folder(folder: Path) -> ChatFolder:
         dict(_named(folder, config)),
         frozenset(eos if isinstance(eos, list) else [eos]),
         templates.get(TOOL_USE),
+        frozenset(filter(_is_text, listed if isinstance(listed, list) else [])),
     )
 
 
@@ -99,6 +103,10 @@ def _named(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             known = table is not config or name in NAMED or name.endswith("_token")
             if known and isinstance(text, str):
                 yield name, text
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ _DEFINED = ("defined", "undefined", "none")
 def options_of(tree: nodes.Template, named: Collection[str]) -> tuple[str, ...]:
     """Return the names of the variables that a caller may set, in order.
 
-    A name that the template itself sets is none, unless it sets it only where nobody has.
+    A name that the template itself sets is none, unless it sets it only where nobody has, or makes
+    the first value of what a caller has set.
 
     Args:
         tree: the template's syntax tree.
@@ -28,7 +29,8 @@ def options_of(tree: nodes.Template, named: Collection[str]) -> tuple[str, ...]:
     """
     read = meta.find_undeclared_variables(tree)
     own = {name.name for name in tree.find_all(nodes.Name) if name.ctx in ("store", "param")}
-    return tuple(sorted((read - (own - _defaulted(tree))) - _GIVEN - set(named)))
+    theirs = _defaulted(tree) | _made_of_theirs(tree)
+    return tuple(sorted((read - (own - theirs)) - _GIVEN - set(named)))
 
 
 def _defaulted(tree: nodes.Template) -> set[str]:
@@ -37,8 +39,23 @@ def _defaulted(tree: nodes.Template) -> set[str]:
         name
         for branch in tree.find_all(nodes.If)
         for name in _asked(branch.test)
-        if any(name in _stored(node) for node in branch.body)
+        if any(name in _stored(node) for node in (*branch.body, *branch.elif_, *branch.else_))
     }
+
+
+def _made_of_theirs(tree: nodes.Template) -> set[str]:
+    """Return what is first set to something made of itself, as `set x = x | default(1)` does."""
+    values = {id(each.target): each.node for each in tree.find_all(nodes.Assign)}
+    first: dict[str, nodes.Node | None] = {}
+    for name in tree.find_all(nodes.Name):
+        if name.ctx != "load":
+            first.setdefault(name.name, values.get(id(name)))
+    return {name for name, value in first.items() if value is not None and _reads(value, name)}
+
+
+def _reads(value: nodes.Node, name: str) -> bool:
+    names = [value] if isinstance(value, nodes.Name) else value.find_all(nodes.Name)
+    return any(each.name == name for each in names)
 
 
 def _asked(test: nodes.Node) -> Iterator[str]:

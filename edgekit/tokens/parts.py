@@ -16,6 +16,7 @@ from edgekit.tokens.shadow import marker
 from edgekit.tokens.template import ChatRefusedError, Message
 
 _PROBE = "Xprobe7"  # a text that no template writes itself
+_OTHER = "Yrecord3"  # another one
 _TEXT, _IMAGE = {"type": "text", "text": _PROBE}, {"type": "image"}
 
 
@@ -34,7 +35,13 @@ def image_of(render: Callable[[Sequence[Message]], str]) -> tuple[str | None, bo
         return None, True
     texts = _shown(render, [_TEXT, _IMAGE, _TEXT]).split(_PROBE)
     image = texts[1] if len(texts) == 3 else None
-    return (image or None, True) if takes_text else (image, False)
+    if takes_text:
+        return image or None, True
+    # it refuses pictures; one that changes a text shows another one for another text
+    blind = told == _shown(render, _OTHER)
+    if image is None and blind and _PROBE in _shown(render, [_TEXT]):
+        return "", False
+    return image, False
 
 
 def place_in(image: str, added: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ Value = Mapping[str, Any]  # a JSON object
 NOTHING: Value = MappingProxyType({})
 Message = Value  # role and content, and what else transformers' templates know
 Clock = Callable[[], datetime]
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatRefusedError(EdgekitError):
@@ -56,7 +57,6 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, named: Mapping[str, str], clock: Clock) -> None:
-        self.source = source
         self._named = dict(named)
         environment = _environment(clock)
         try:
@@ -95,7 +95,7 @@ class ChatTemplate:
             variables = {
                 **self._named,
                 **options,
-                "messages": [dict(message) for message in messages],
+                "messages": [_as_given(message) for message in messages],
                 "tools": list(tools) or None,
                 "documents": None,
                 "add_generation_prompt": True,
@@ -113,6 +113,18 @@ class ChatTemplate:
         except Exception as error:  # the template is the model's own code: it may raise anything
             raise ChatRefusedError(f"the chat template refused: {error}") from error
         return "".join(parts)
+
+
+def _as_given(message: Message) -> dict[str, Any]:
+    """Return a message as transformers gives it to a template.
+
+    A field that is null is not there, and thinking has both names that templates read.
+    """
+    given = {name: value for name, value in message.items() if value is not None}
+    thoughts = next((given[name] for name in _THOUGHTS if name in given), None)
+    if thoughts is None:
+        return given
+    return {"thinking": thoughts, **given, "reasoning_content": thoughts}
 
 
 def _constants(tree: nodes.Template) -> Iterator[str]:

@@ -156,6 +156,8 @@ def test_what_the_header_says_about_a_chat_is_kept(models: dict[str, Path]) -> N
     config = json.loads((folder / "config.json").read_text())
     generation = json.loads((folder / "generation_config.json").read_text())
     assert config["eos_token_id"] == generation["eos_token_id"] == [0, 2]
+    plain = unpacked(models["llama-wide-heads"] / "model.gguf") / "generation_config.json"
+    assert json.loads(plain.read_text())["eos_token_id"] == [2, 0]  # <|endoftext|> is no unknown
     expected = {"do_sample": True, "temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1}
     assert expected.items() <= generation.items()
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

@@ -180,6 +180,33 @@ def test_they_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     assert "no readable generation_config.json" in caught.value.what
 
 
+@pytest.mark.parametrize(
+    ("template", "place", "taken"),
+    [
+        ("{{ messages }}", "chat_template.jinja", True),
+        ("{{ eos_token }}", "chat_template.jinja", False),
+        ("{{ '<end>' }}", "additional_chat_templates/tool_use.jinja", False),
+    ],
+)
+def test_a_token_that_a_template_names_needs_a_row(
+    template: str, place: str, taken: bool, tmp_path: Path
+) -> None:
+    added = [{"id": 64, "content": "<end>", "special": True}]
+    files: dict[str, Any] = {
+        "tokenizer.json": {"model": {"vocab": {"a": 0}}, "added_tokens": added},
+        "tokenizer_config.json": {"eos_token": {"content": "<end>"}, "add_bos_token": True},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(template)
+    if taken:
+        refuse_words(tmp_path, ROWS)
+        return
+    with pytest.raises(UsageError, match="no row for"):
+        refuse_words(tmp_path, ROWS)
+
+
 def test_the_view_has_both_files_and_the_source_is_untouched(tmp_path: Path) -> None:
     source, work = tmp_path / "source", tmp_path / "work"
     source.mkdir()

@@ -9,7 +9,8 @@ import pytest
 
 from edgekit.bundle import chat
 from edgekit.bundle.chat import check_chat
-from edgekit.errors import UsageError
+from edgekit.errors import EdgekitError, UsageError
+from edgekit.tokens.__main__ import measured
 from tests.models.chat_templates import CHATML
 from tests.models.tokenizer_kinds import make_tokenizer
 
@@ -30,6 +31,7 @@ def test_a_folder_that_serves_chats_is_taken(tmp_path: Path) -> None:
         ("chat_template.jinja", "{{ raise_exception('no') }}", "the chat template refused: no"),
         ("chat_template.jinja", ENDLESS, "was stopped"),
         ("chat_template.jinja", "{% if messages[9] %}" + ENDLESS + "{% endif %}", "too slow"),
+        ("chat_template.jinja", "{{ messages[0].content.text }}", "shows nothing"),
     ],
 )
 def test_what_a_device_could_not_serve_is_refused(
@@ -43,6 +45,11 @@ def test_what_a_device_could_not_serve_is_refused(
     with pytest.raises(UsageError, match=said) as refused:
         check_chat(folder)
     assert refused.value.next_step
+
+
+def test_a_sign_of_ordinary_text_is_no_control_token(tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match="takes '!' for a control token"):
+        measured(make_tokenizer("byte-bpe", tmp_path, CHATML, ["!"]))
 
 
 def test_a_template_that_ends_the_process_is_refused(

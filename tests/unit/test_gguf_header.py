@@ -16,6 +16,7 @@ from edgekit.builder.source.ggufparts import read_model
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.gguf.config import config_of
 from edgekit.builder.support.gguf.header import parse_header
+from edgekit.builder.support.gguf.sampling import sampling_of
 from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.errors import UsageError
 from tests.models.gguf_cases import CASES, llama3_factors
@@ -189,6 +190,30 @@ def test_what_changes_nothing_changes_nothing(key: str, value: Any, tmp_path: Pa
 
 def test_a_float32_is_its_shortest_decimal(tmp_path: Path) -> None:
     assert config(tmp_path, {})["rms_norm_eps"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("said", "made"),
+    [
+        ({}, {}),
+        ({"temp": 0.6}, {"do_sample": True, "temperature": 0.6}),
+        ({"temp": 0.6, "top_k": 0}, {"do_sample": True, "temperature": 0.6, "top_k": 0}),
+        ({"top_p": 0.9, "top_k": -1}, {"do_sample": True, "top_p": 0.9, "top_k": 0}),
+        ({"top_k": 20}, {"do_sample": True, "top_k": 20}),
+        ({"top_k": 0, "top_p": 1.0}, {}),
+        (
+            {"temp": 0.0, "top_k": 20, "penalty_repeat": 1.5},
+            {"do_sample": False, "repetition_penalty": 1.5},
+        ),
+        ({"penalty_repeat": 1.5}, {"repetition_penalty": 1.5}),
+    ],
+)
+def test_recommended_sampling_is_carried_over(
+    said: dict[str, Any], made: dict[str, Any], tmp_path: Path
+) -> None:
+    values = LLAMA | {f"general.sampling.{key}": value for key, value in said.items()}
+    header = read_model(write_sparse(tmp_path / "m.gguf", values, SHAPES)).header
+    assert sampling_of(header) == pytest.approx(made)
 
 
 @pytest.mark.parametrize("key", ["eot", "eom"])

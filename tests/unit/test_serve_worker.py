@@ -285,13 +285,20 @@ def test_a_prompt_above_the_device_s_limit_is_refused_by_its_name_before_any_com
         assert parent.done(prompt(prompt_limit=tokens)).text == "ok"
 
 
-def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on() -> None:
+class PanicException(BaseException):
+    """Named as Rust's panics are in Python."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, PanicException])
+def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on(
+    kind: type[BaseException],
+) -> None:
     class Picky(FakeTokenizer):
         def encode_chat(
             self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
         ) -> list[int]:
             if turns[0] == ("user", "bad"):
-                raise ValueError("roles must alternate")
+                raise kind("roles must alternate")
             return super().encode_chat(turns, tools, options)
 
     with worker("ok", tokenizer=Picky()) as parent:

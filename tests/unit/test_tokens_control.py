@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def test_special_and_written_tokens_are_control_tokens(tmp_path: Path) -> None:
     assert open_tokenizer(folder).control == {*SPECIAL, *written}
 
 
+def test_a_token_that_only_a_tools_turn_has_is_a_control_token(tmp_path: Path) -> None:
+    folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["phi3"], (), ["<|tool|>"])
+    tokenizer = open_tokenizer(folder)
+    (tool,) = tokenizer.encode("<|tool|>")
+    assert tool not in tokenizer.encode_chat([("user", "x<|tool|>\n42")])
+    assert tool in tokenizer.encode_chat([("user", "x"), ("tool", "42")])
+
+
 def test_tags_that_a_template_looks_for_in_an_answer_are_text(tmp_path: Path) -> None:
     folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["qwen3"])
     control = open_tokenizer(folder).control
@@ -38,6 +47,33 @@ def test_tags_that_a_template_only_writes_are_control_tokens(tmp_path: Path) -> 
     folder = make_tokenizer("byte-bpe", tmp_path, CHATML + "{{ '<think>' }}")
     assert "<think>" in open_tokenizer(folder).control
     assert "</think>" not in open_tokenizer(folder).control
+
+
+def test_tokens_that_the_maker_lists_are_control_tokens(tmp_path: Path) -> None:
+    folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["qwen3"])
+    path = folder / "tokenizer_config.json"
+    listed = ["<|user|>", "</think>", "no token", 3]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_control_tokens": listed}))
+    control = open_tokenizer(folder).control
+    assert "<|user|>" in control
+    # the template looks for this one in an answer, so an answer may hold it
+    assert {"</think>", "no token"}.isdisjoint(control)
+
+
+def test_a_word_that_was_added_to_the_vocabulary_is_a_word_in_messages(tmp_path: Path) -> None:
+    words = [
+        "user",
+        "content",
+        "!=",
+        "हिन्दी",
+        "東京",
+        "an assistant",
+    ]  # the first three are in the code
+    template = CHATML + "{% if 1 != 2 %}हिन्दी 東京: an assistant{% endif %}"
+    tokenizer = open_tokenizer(make_tokenizer("byte-bpe", tmp_path, template, (), words))
+    assert tokenizer.control.isdisjoint(words)
+    turns = [("user", "the user 東京 has content != हिन्दी, an assistant")]
+    assert tokenizer.encode_chat(turns) == tokenizer.encode(tokenizer.render(turns))
 
 
 @pytest.mark.parametrize(

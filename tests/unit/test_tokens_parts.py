@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.builder.inside.gate.text import taken
 from edgekit.tokens.conversation import Conversation, conversation
 from edgekit.tokens.parts import image_of, place_in, placed, rendered_parts
 from edgekit.tokens.template import ChatTemplate
@@ -37,6 +38,13 @@ BLIND = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
 )
+STRICT = (
+    "{% for message in messages %}"
+    "{% if message['content'] is string %}{{ raise_exception('parts') }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}{{ raise_exception('texts') }}{% endif %}{% endfor %}{% endfor %}"
+)
+CHANGED = "{% for message in messages %}{{ message['content'][-1] }}{% endfor %}"
 PICTURE = b"\x89PNG"
 
 
@@ -48,13 +56,35 @@ def template(source: str) -> ChatTemplate:
     ("source", "image", "takes_text"),
     [
         (PARTS, "<image>", False), (TEXTS, None, True), (EITHER, None, True), (BLIND, "", False),
-        ("nothing", None, False), (EITHER_WITH_IMAGES, "<image>", True),
+        ("nothing", None, False), (STRICT, "", False), (CHANGED, None, False),
+        (EITHER_WITH_IMAGES, "<image>", True),
     ],
 )  # fmt: skip
 def test_what_a_template_takes_is_found_by_rendering(
     source: str, image: str | None, takes_text: bool
 ) -> None:
     assert image_of(template(source).render) == (image, takes_text)
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        (PARTS, True),
+        (TEXTS, False),
+        (EITHER, False),
+        (STRICT, True),
+        (CHANGED, False),
+        ("nothing", False),
+    ],
+)
+def test_the_gate_says_a_chat_as_a_device_does(source: str, parts: bool) -> None:
+    class Tokenizer:
+        def apply_chat_template(self, chat: list[dict[str, Any]], tokenize: bool) -> str:
+            return template(source).render(chat)
+
+    chat = [{"role": "user", "content": "Hello"}]
+    told = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    assert taken(Tokenizer(), chat) == (told if parts else chat)
 
 
 def rendered(

@@ -1,7 +1,8 @@
-"""The end of an answer that ends within a character: its whole characters are shown."""
+"""The end of an answer: whole characters are shown, and what is no character is not."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,25 @@ def test_a_stop_string_that_only_begins_is_text(tokenizer: ChatTokenizer) -> Non
     for token, letters in cut_off(tokenizer):
         answer, whole = answered(tokenizer, token, f"{letters}…")
         assert (whole.text, answer.stopped) == (letters, False)
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "llama-legacy", "gemma"])
+@pytest.mark.parametrize("text", ["a\ufffd", "\ufffd\ufffd", "a \ufffd"])
+def test_a_sign_for_no_character_that_the_model_writes_is_shown(
+    kind: str, text: str, tmp_path: Path
+) -> None:
+    tokenizer = open_tokenizer(make_tokenizer(kind, tmp_path, CHATML))
+    stream = tokenizer.stream()
+    shown = "".join(map(stream.decode, tokenizer.encode(text))) + stream.flush()
+    assert shown == text
+
+
+def test_a_decoder_that_makes_no_text_of_nothing_ends_an_answer(tmp_path: Path) -> None:
+    path = make_tokenizer("llama-legacy", tmp_path, CHATML) / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["decoder"]["decoders"][-1]["stop"] = 1  # a blank at the end goes, too
+    path.write_text(json.dumps(content))
+    tokenizer = open_tokenizer(path.parent)
+    stream = tokenizer.stream()
+    shown = "".join(map(stream.decode, tokenizer.encode("the device")))
+    assert shown + stream.flush() == "the device"

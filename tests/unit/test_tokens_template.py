@@ -50,6 +50,23 @@ def test_it_renders_as_hugging_face_does(source: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages[0].content }}{{ messages[0].tool_calls[0].id }}", "c1"),
+        ("{{ 'content' in messages[0] }}{{ messages[0].content is defined }}", "FalseFalse"),
+        ("{{ messages[0].thinking }}|{{ messages[0].reasoning_content }}", "Hm|Hm"),
+        ("{{ messages[0] | list | join(' ') }}", "thinking role reasoning_content tool_calls"),
+    ],
+)
+def test_a_null_is_no_field_and_thinking_has_two_names(source: str, text: str) -> None:
+    """What transformers 5.23 makes of the message before a template sees it."""
+    template = ChatTemplate(source, {}, lambda: NOW)
+    call = {"id": "c1", "function": {"name": "f", "arguments": None}}
+    message = {"role": "assistant", "content": None, "reasoning_content": "Hm"}
+    assert template.render([{**message, "tool_calls": [call]}]) == text
+
+
+@pytest.mark.parametrize(
     ("source", "said"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
@@ -66,6 +83,32 @@ def test_what_a_template_refuses_is_said_in_its_words(source: str, said: str) ->
     with pytest.raises(ChatRefusedError, match="the chat template refused: ") as refused:
         rendered(source)
     assert said in refused.value.what
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("{{ think }}{{ tools }}{{ bos_token }}", ("think",)),
+        ("{% if not think is defined %}{% set think = 1 %}{% endif %}{{ think }}", ("think",)),
+        (
+            "{% if think is defined %}{% else %}{% set think=1 %}{% endif %}{{ think }}",
+            ("think",),
+        ),
+        ("{% set think = think | default(true) %}{{ think }}", ("think",)),
+        ("{% set think = think if think is defined else 1 %}{{ think }}", ("think",)),
+        ("{% set think = 1 %}{{ think }}", ()),
+        ("{% set think = 1 %}{% for m in messages %}{% set think = think + 1 %}{% endfor %}", ()),
+        ("{% for think in messages %}{% set think = think %}{{ think }}{% endfor %}", ()),
+        ("{% set messages = messages[1:] %}{{ messages }}", ()),
+    ],
+)
+def test_a_variable_that_a_caller_may_set_is_one_that_the_template_reads(
+    source: str, options: tuple[str, ...]
+) -> None:
+    template = ChatTemplate(source, {"bos_token": "<s>"}, lambda: NOW)
+    assert template.options == options
+    shown = {template.render(USER, (), {"think": value}) for value in ("v", "w")}
+    assert (len(shown) == 2) is bool(options)
 
 
 def test_a_template_with_a_syntax_error_cannot_be_loaded() -> None:

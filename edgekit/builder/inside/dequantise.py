@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.reporting import Reporter, run
-from unpack.tokens import ends, make_tokenizer, read_words, save
+from unpack.tokens import ends, make_tokenizer, read_words, save, text_ends
 from unpack.weights import load, make_config
 
 
@@ -36,6 +36,8 @@ def dequantise(gguf: Path, told: dict[str, Any], out: Path) -> str:
         del model.config.quantization_config
     model.hf_quantizer = None
     ids = {name: fields[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if more := text_ends(words, all_ends):
+        ids["eos_token_id"] = [*all_ends, *more]
     for name, value in {**ids, **told["sampling"]}.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(out)

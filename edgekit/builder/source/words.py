@@ -24,8 +24,20 @@ def words_refusal(folder: Path, config: dict[str, Any]) -> Refusal | None:
     if not config:
         return None
     return unusable(config, read_object(folder, GENERATION_NAME)) or beyond_rows(
-        config, read_object(folder, "tokenizer.json") or {}, read_template(folder)
+        config, read_object(folder, "tokenizer.json") or {}, _written(folder)
     )
+
+
+def _written(folder: Path) -> str:
+    """The texts that a folder's chat templates can write: their own, and tokens that they name."""
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    texts = [read_template(folder), *(each.read_text("utf-8", "replace") for each in more)]
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        for key, value in (read_object(folder, name) or {}).items():
+            token = value.get("content") if isinstance(value, dict) else value
+            if key.endswith("_token") and any(key in each for each in texts):
+                texts.append(str(token))
+    return "\n".join(texts)
 
 
 def processor_refusal(folder: Path, config: dict[str, Any]) -> Refusal | None:

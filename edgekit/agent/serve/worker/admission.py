@@ -22,6 +22,8 @@ from edgekit.core.chat.thinking import Marks
 from edgekit.core.rules.message import Fill
 from edgekit.errors import EdgekitError
 
+_PANIC = "PanicException"  # of native code in Rust that gives up; no `Exception` of Python
+
 
 class RefusedError(EdgekitError):
     """The worker cannot run the prompt; `code` is a protocol error code, `param` a field's name."""
@@ -137,7 +139,9 @@ def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int
         return [tokenizer.encode_chat(start.messages, start.tools, start.options)]
     except EdgekitError as error:
         raise RefusedError("invalid_request", error.what, "messages") from error
-    except Exception as error:  # the tokenizer is native code, and raises the bare type
+    except BaseException as error:  # the tokenizer is native code, and raises the bare type
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         text = f"the tokenizer refused: {error}"
         raise RefusedError("invalid_request", text, "messages") from error
 

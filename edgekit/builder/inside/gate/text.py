@@ -11,6 +11,7 @@ from typing import Any
 
 LOOP_NGRAM = 8
 LOOP_TIMES = 4
+_PROBE, _OTHER = "Xprobe7", "Yrecord3"
 
 
 def load_prompts(path: Path, count: int, prompt_set: str = "evaluate") -> list[dict[str, str]]:
@@ -26,17 +27,21 @@ def load_conversations(path: Path) -> list[list[dict[str, str]]]:
 
 def taken(tokenizer: Any, chat: list[dict[str, str]]) -> list[dict[str, Any]]:
     """A chat as the template takes it: some take parts alone, and show nothing of a text."""
-    probe = "Xprobe7"
-    try:
-        said = [{"role": "user", "content": probe}]
-        if probe in tokenizer.apply_chat_template(said, tokenize=False):
-            return chat
-        said = [{"role": "user", "content": [{"type": "text", "text": probe}]}]
-        if probe not in tokenizer.apply_chat_template(said, tokenize=False):
-            return chat
-    except Exception:  # the template is the model's own code: it may raise anything
+    text = _shown(tokenizer, _PROBE)
+    if _PROBE in text or text != _shown(tokenizer, _OTHER):
+        return chat
+    if _PROBE not in _shown(tokenizer, [{"type": "text", "text": _PROBE}]):
         return chat
     return [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
+
+
+def _shown(tokenizer: Any, content: Any) -> str:
+    """What the template makes of a message with this content; empty if it refuses it."""
+    said = [{"role": "user", "content": content}]
+    try:
+        return tokenizer.apply_chat_template(said, tokenize=False)
+    except Exception:  # the template is the model's own code: it may raise anything
+        return ""
 
 
 def prompt_tokens(tokenizer: Any, text: str) -> list[int]:

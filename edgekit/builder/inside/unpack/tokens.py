@@ -25,6 +25,9 @@ _ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
     "<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<end_of_utterance>",
 )  # fmt: skip
+# The ends of a text, at which llama.cpp ends every answer, and which no header names.
+_TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
+_CALL_END = "<|eom_id|>"  # Llama 3.1 ends a call of a tool with it; llama.cpp finds it, too
 
 
 class Words:
@@ -40,6 +43,7 @@ class Words:
         self.merges: list[str] | None = metadata.get("tokenizer.ggml.merges")
         self.ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in _KINDS}
         self.eot = metadata.get("tokenizer.ggml.eot_token_id")
+        self.eom = metadata.get("tokenizer.ggml.eom_token_id")
 
     def added(self) -> list[int]:
         """The ids of the tokens that are matched as a whole."""
@@ -166,16 +170,30 @@ def _as_bytes(word: str) -> str:
 
 
 def ends(words: Words, templates: dict[str, str], given: list[int]) -> list[int]:
-    """The ids that end an answer; without an `eot` in the header also those of the template."""
-    if words.eot is not None:
-        return given
+    """The ids that end an answer; without an `eot` or `eom` in the header also the template's."""
+    known = (*(_ENDS if words.eot is None else ()), *((_CALL_END,) if words.eom is None else ()))
     text = "".join(templates.values())
     found = [
         number
         for number, word in enumerate(words.words)
-        if word in _ENDS and word in text and words.control(number) and number != words.ids["bos"]
+        if word in known and word in text and words.control(number) and number != words.ids["bos"]
     ]
     return list(dict.fromkeys(given + found))
+
+
+def text_ends(words: Words, found: list[int]) -> list[int]:
+    """The ids that end a text, and so an answer, beside those found.
+
+    `generation_config.json` of Qwens and Llamas has them. That of SmolLM2 has not: there it is the
+    unknown token.
+    """
+    return [
+        number
+        for number, word in enumerate(words.words)
+        if word in _TEXT_ENDS
+        and words.control(number)
+        and number not in (words.ids["unknown"], *found)
+    ]
 
 
 def make_tokenizer(gguf: Path, words: Words, told: dict[str, Any]) -> Any:
