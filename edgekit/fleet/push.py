@@ -231,7 +231,16 @@ def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> 
             now if before else "it ran nothing before",
             f"push another release to it, or `edgekit rollback {driver.name}`",
         )
-    driver.call("rollback", seconds=2 * ACTIVATE_SECONDS)
+    # a configuration on trial, or one that waits, is what a rollback gives up first
+    runs = driver.call("rollback", seconds=2 * ACTIVATE_SECONDS).get("release")
+    if runs == release:
+        runs = driver.call("rollback", seconds=2 * ACTIVATE_SECONDS).get("release")
+    if runs != before:
+        raise EdgekitError(
+            f"{driver.name} did not go back to what it ran before this rollout",
+            f"it runs {runs}",
+            f"`edgekit state {driver.name}` shows what runs there",
+        )
 
 
 def _is_unproven(told: dict[str, Any], release: Digest) -> bool:

@@ -47,6 +47,7 @@ class Scripted:
         self.facts = SimpleNamespace(current=current, config=CONFIG)
         self.previous, self.gives_up = previous, gives_up
         self.unproven: Digest | None = None
+        self.rollbacks = [previous]  # what it runs after each
         self.asked: list[tuple[str, ...]] = []
 
     def call(self, *words: str, stdin: bytes = b"", seconds: float = 0.0) -> dict[str, Any]:
@@ -54,6 +55,8 @@ class Scripted:
         if words[0] == "activate":
             assert stdin == CONFIG.encode()
             self.unproven = None if self.gives_up else self.unproven
+        if words[0] == "rollback":
+            return {"release": self.rollbacks.pop(0)}
         waits = {"digest": self.unproven, "reason": "no broker"} if self.unproven else None
         return {"previous": self.previous, "unproven": waits}
 
@@ -68,6 +71,17 @@ def test_a_device_that_runs_the_release_goes_back() -> None:
     for device, before in ((Scripted(NEW, OLDER), OLD), (Scripted(NEW, None), None)):
         with pytest.raises(EdgekitError, match="cannot go back to what it ran before"):
             go_back(device, before)
+
+
+def test_a_configuration_that_a_rollback_gives_up_first_is_not_the_way_back() -> None:
+    device = Scripted(NEW, OLD)
+    device.rollbacks = [NEW, OLD]
+    assert go_back(device) == ["state", "rollback", "rollback"]
+    for ends in ([NEW, NEW], [OLDER]):
+        device = Scripted(NEW, OLD)
+        device.rollbacks = list(ends)
+        with pytest.raises(EdgekitError, match="did not go back"):
+            go_back(device)
 
 
 def test_a_device_that_runs_another_release_is_left_alone() -> None:

@@ -183,7 +183,8 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
     """Go back to the previous release.
 
     Where the last release or configuration is unproven and waits, the one before it runs already:
-    the device stays on that, and the one that waits is given up.
+    the device stays on that, and the one that waits is given up. A new configuration that is on
+    trial is given up, too: the release goes on with the one before.
 
     The previous release runs with the present `agent.toml`. If that file has a setting that the
     previous release's agent does not know, the release gets back the `agent.toml` that it ran with.
@@ -197,19 +198,38 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
         if keeps(root, current, configuration=True):
             return _stay(root, current, supervisor)
         current = root.linked(root.current)
+    if current is not None and _leave_configuration(root, current):
+        _start(root, supervisor)
+        return _stay(root, current, supervisor, changed=True)
     previous = root.way_back(root.previous)
     if previous is None or previous == current:
         raise EdgekitError("there is no previous release on this device")
     return activate(root, previous, supervisor, _own_config(root, previous))
 
 
-def _stay(root: Root, current: Digest, supervisor: Supervisor) -> dict[str, object]:
+def _leave_configuration(root: Root, current: Digest) -> bool:
+    """End the trial of a new configuration of a good release; False: there is none."""
+    with root.switching():
+        found = disk.found(root)
+        on_trial = found.state == ReleaseState.TRIAL and found.good_config
+        if found.release != current or not on_trial:
+            return False
+        for effect in Trial().handle(ActivationComes(found), time.monotonic()):
+            disk.perform_on_full(root, effect)
+        Releases(root.path).end_waiting()
+        root.next_config.unlink(missing_ok=True)
+    return True
+
+
+def _stay(
+    root: Root, current: Digest, supervisor: Supervisor, *, changed: bool = False
+) -> dict[str, object]:
     """Have the good release that is current run, without a trial: its broker may be away."""
     root.stopped_file.unlink(missing_ok=True)
     if supervisor.pid() is None:
         _start(root, supervisor)
     lease.release(root)
-    return {"release": current, "state": ReleaseState.GOOD, "changed": False}
+    return {"release": current, "state": ReleaseState.GOOD, "changed": changed}
 
 
 def _own_config(root: Root, previous: Digest) -> bytes | None:
