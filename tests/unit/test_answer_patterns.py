@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.core.chat.constraint.lark import LarkError, checked_lark
 from edgekit.core.chat.constraint.patterns import PatternError, translated
 from edgekit.core.chat.constraint.schema import SchemaError, checked
 from tests.harness.grammar_bytes import ByteGrammar
@@ -114,3 +115,47 @@ def test_a_format_goes_with_what_else_is_asked(more: dict[str, Any]) -> None:
     assert grammar.accepts("2024-02-29T10:00:00Z")
     assert not grammar.accepts("2023-02-29T10:00:00Z")
     assert not grammar.accepts("1" * 21)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "right", "wrong"),
+    [
+        ({"exclusiveMinimum": 0, "maximum": 0.5}, [0.1, 0.5], [0, 0.6, -0.1]),
+        ({"exclusiveMinimum": 2, "exclusiveMaximum": 2.5}, [2.25], [2, 2.5]),
+        ({"minimum": -0.5, "exclusiveMaximum": 0}, [-0.25, -0.5], [0, 0.1]),
+        ({"exclusiveMinimum": -2.5, "exclusiveMaximum": -2}, [-2.25], [-2, -2.5]),
+        ({"exclusiveMinimum": 1, "maximum": 1.5, "multipleOf": 0.1}, [1.1, 1.5], [1, 1.15]),
+        ({"exclusiveMinimum": 10**12, "maximum": 10**12 + 0.5}, [10**12 + 0.25], [10**12]),
+        ({"exclusiveMinimum": 0, "maximum": 1}, [1e-4, 1], [0]),  # nothing is nudged here
+        ({"type": "integer", "exclusiveMinimum": 0, "maximum": 2.5}, [1, 2], [0, 3]),
+        (
+            {"allOf": [{"exclusiveMinimum": 0}, {"$ref": "#/$defs/half"}],
+             "$defs": {"half": {"maximum": 0.5}}},
+            [0.1],
+            [0],
+        ),
+    ],
+)  # fmt: skip
+def test_a_number_is_not_its_exclusive_bound(
+    bounds: dict[str, Any], right: list[float], wrong: list[float]
+) -> None:
+    grammar = ByteGrammar(checked({"type": "number", **bounds}))
+    assert [each for each in right if not grammar.accepts(each)] == []
+    assert [each for each in wrong if grammar.accepts(each)] == []
+    assert not grammar.accepts(-0.0)
+
+
+def test_an_exclusive_bound_stays_where_no_other_one_is_in_its_unit() -> None:
+    far = {"properties": {"a": {"exclusiveMinimum": 0}, "b": {"minimum": 1.5, "maximum": 2}}}
+    assert json.loads(checked(far)) == far
+
+
+def test_the_schemas_of_a_grammar_are_read_as_others_are() -> None:
+    schema = json.dumps({"title": "a", "format": "date", "exclusiveMinimum": 0, "maximum": 0.5})
+    source = f'start: "<" %json {schema} ">" | %json {{"const": 1}}\n'
+    kept = checked_lark(source)
+    assert kept == source.replace(schema, checked(json.loads(schema)))
+    longer = schema.replace(", ", ",\n")  # the compiler names the lines of the grammar as it came
+    assert checked_lark(f"start: %json {longer}").count("\n") == longer.count("\n")
+    with pytest.raises(LarkError, match="the key 'const' comes twice"):
+        checked_lark('start: %json {"const": 1, "const": 2}')

@@ -8,8 +8,8 @@ find, such as a pattern that no string matches, the worker refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from math import isfinite
+from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite, ulp
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +22,7 @@ from edgekit.core.chat.constraint.recursion import MAX_CHAIN, endless, too_long
 
 MAX_DEPTH = 48  # of objects and arrays in the schema; llguidance reads JSON down to 128
 MAX_SCHEMAS = 4000
+NUDGE = 1e-6  # how far a number stays from a bound that llguidance would let through
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 FORMATS = frozenset(
@@ -102,6 +103,7 @@ class _Walk:
         self._root = root
         self.found: dict[str, Any] = {}  # every schema, by its pointer
         self._references: list[tuple[str, str]] = []
+        self._fractions = _fractions(root)
 
     def schema(self, schema: object, at: str, depth: int) -> object:
         """Check a schema and those below; return it without what is left out."""
@@ -154,6 +156,8 @@ class _Walk:
                 f"the format {value[:40]!r} is not served (there are {', '.join(sorted(FORMATS))})"
             )
             raise SchemaError(text, at, valid=True)
+        if key in ("exclusiveMinimum", "exclusiveMaximum"):
+            return _nudged(value, 1 if key == "exclusiveMinimum" else -1, self._fractions)
         return _translated(value, at) if key == "pattern" else value
 
     def check_references(self) -> None:
@@ -193,6 +197,40 @@ def _with_stricter_format(kept: dict[str, Any]) -> dict[str, Any]:
     if pattern is None:
         return kept
     return kept | {"allOf": [*kept.get("allOf", ()), {"pattern": pattern}]}
+
+
+def _fractions(root: object) -> set[float]:
+    """Return the bounds of numbers that are not whole, wherever they stand in a schema."""
+    found: set[float] = set()
+    left = [root]
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            left += one
+        elif isinstance(one, Mapping):
+            left += one.values()
+            bounds = (one.get(key) for key in NUMBERS)
+            found |= {each for each in bounds if isinstance(each, float) and each % 1}
+    return found
+
+
+def _nudged(bound: float, up: int, fractions: Iterable[float]) -> float:
+    """Return an exclusive bound as llguidance keeps it.
+
+    Where the other bound lies in the same unit, farther from zero, llguidance 1.9 lets the whole
+    number itself through: 0 above an `exclusiveMinimum` of 0 and below a `maximum` of 0.5. It
+    merges schemas, so the other bound may stand anywhere.
+
+    Args:
+        bound: its value.
+        up: 1 where numbers lie above it, -1 where they lie below.
+        fractions: bounds that are not whole.
+    """
+    if bound % 1 or not 0 <= bound * up < 2**53:
+        return bound
+    if any(0 < (each - bound) * up < 1 for each in fractions):
+        return bound + up * max(NUDGE, 4 * ulp(bound))  # its reader may be an ulp off
+    return bound
 
 
 def _wrong(key: str, value: Any) -> str:
