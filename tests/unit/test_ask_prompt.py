@@ -147,6 +147,7 @@ def test_a_file_with_a_schema_asks_for_an_answer_that_fits_it(tmp_path: Path) ->
         (None, "cannot be read"),
         ("{", "not JSON"),
         ("[]", "no JSON Schema"),
+        ('{"a": {"type": "string", "type": "null"}}', "has a key twice"),
         ("x" * (128 << 11), "too long"),
     ],
 )

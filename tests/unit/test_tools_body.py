@@ -107,6 +107,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("tools[1].function.name", {"tools": [TOOL, TOOL]}),
     ("tools[0].function.name", {"tools": [tool(name="get weather")]}),
     ("tools[0].function.name", {"tools": [tool(name="x" * 65)]}),
+    ("tools[0].function.name", {"tools": [tool(name="f\n")]}),
     ("tools[0].function.parameters", {"tools": [tool(parameters=nested(40))]}),
     ("tools[0].function.parameters", {"tools": [tool(parameters={"type": "string"})]}),
     ("tools[0].type", {"tools": [{"type": "custom", "function": {"name": "f"}}]}),
@@ -142,7 +143,15 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
             "messages[0].tool_calls[0].function.arguments",
             {"messages": [called(function={"name": "f", "arguments": text})]},
         )
-        for text in ("", "{", "[]", '"x"', json.dumps(nested(40)), "[" * 100_000)
+        for text in (
+            "",
+            "{",
+            "[]",
+            '"x"',
+            '{"a": {"b": 1, "b": 2}}',
+            json.dumps(nested(40)),
+            "[" * 100_000,
+        )
     ),
 ]
 

@@ -12,6 +12,7 @@ from edgekit.cli import render
 from edgekit.client import Final, Requester, SentPicture
 from edgekit.core.protocol.wire import MAX_BODY_BYTES
 from edgekit.core.reading import UNREADABLE
+from edgekit.core.repeated import check_keys
 from edgekit.errors import UsageError
 
 NAME_CHARACTERS = 64  # of a schema's name, as in the protocol
@@ -30,7 +31,7 @@ def schema_format(file: Path | None) -> dict[str, Any] | None:
             raise UsageError(
                 f"{file} is too long", f"a prompt has at most {MAX_BODY_BYTES} bytes in all"
             )
-        schema = msgspec.json.decode(file.read_bytes())
+        schema = msgspec.json.decode(text := file.read_bytes())
     except OSError as error:
         raise UsageError(
             f"{file} cannot be read", error.strerror or str(error), "name a file with a JSON Schema"
@@ -39,6 +40,10 @@ def schema_format(file: Path | None) -> dict[str, Any] | None:
         raise UsageError(f"{file} is not JSON", str(error), "write a JSON Schema into it") from None
     if not isinstance(schema, dict):
         raise UsageError(f"{file} is no JSON Schema", "it holds no JSON object")
+    try:
+        check_keys(text)
+    except UNREADABLE as error:  # readers disagree on which of the two counts
+        raise UsageError(f"{file} has a key twice", str(error), "remove one of the two") from None
     name = file.stem[:NAME_CHARACTERS]
     return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
 

@@ -10,6 +10,7 @@ import msgspec
 from edgekit.core.chat.tools.request import AllowedTools, NamedTool, Tool
 from edgekit.core.protocol.wire import ProtocolError
 from edgekit.core.reading import UNREADABLE
+from edgekit.core.repeated import check_keys
 
 if TYPE_CHECKING:
     from edgekit.core.chat.request import ChatMessage, ChatRequest
@@ -98,12 +99,16 @@ def arguments_of(text: str, where: str = "") -> dict[str, Any]:
     """Return the arguments of a call.
 
     Raises:
-        ProtocolError: they are no JSON object, or too deep.
+        ProtocolError: they are no JSON object, have a key twice, or are too deep.
     """
     try:
         found = msgspec.json.decode(text)
     except UNREADABLE as error:
         raise _invalid(f"the arguments are not JSON: {error}", where) from None
+    try:
+        check_keys(text.encode())
+    except UNREADABLE as error:
+        raise _invalid(f"of the arguments {error}", where) from None
     if not isinstance(found, dict):
         raise _invalid("the arguments are a JSON object, as text", where)
     if _deeper(found, MAX_DEPTH):
