@@ -117,6 +117,16 @@ def test_pictures_become_parts() -> None:
     assert told["content"][2] == {"type": "text", "text": "?"}
 
 
+def test_a_result_is_of_the_last_calls() -> None:
+    def called(name: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": {}}
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+
+    result = {"role": "tool", "content": "of b"}
+    first, _, last, of = read(messages=[called("a"), *HELLO, called("b"), result])["messages"]
+    assert of["tool_call_id"] == last["tool_calls"][0]["id"] != first["tool_calls"][0]["id"]
+
+
 def test_nothing_of_a_message_gets_lost() -> None:
     """What has no place there, a device refuses by its name."""
     calls = [{"function": {"name": "look", "arguments": {}}}]

@@ -1,7 +1,7 @@
 """Ollama's messages as OpenAI's, and calls of tools in both directions. Pure.
 
-Ollama's messages need not say which call a result belongs to. Then it is the first call without a
-result, among those of `tool_name` where that is said.
+Ollama's messages need not say which call a result belongs to. Then it is the first one without a
+result of the last message with calls, among those of `tool_name` where that is said.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def openai(messages: Iterable[OllamaMessage]) -> list[dict[str, Any]]:
         HttpError: a picture is of another kind, or a tool's result belongs to no call.
     """
     made: list[dict[str, Any]] = []
-    waiting: list[tuple[str, str]] = []  # ids and names of calls without a result
+    waiting: list[tuple[str, str]] = []  # ids and names of the last calls without a result
     count = 0
     for number, message in enumerate(messages):
         told: dict[str, Any] = {"role": message.role, "content": _content(message, number)}
@@ -61,6 +61,7 @@ def openai(messages: Iterable[OllamaMessage]) -> list[dict[str, Any]]:
         if message.tool_calls:
             told["content"] = told["content"] or None
             told["tool_calls"] = []
+            waiting.clear()  # a result is of the last message with calls
             for call in message.tool_calls:
                 count += 1
                 call_id = call.id or f"call{count:05}"  # 9 letters and digits, as Mistral's has
