@@ -117,39 +117,6 @@ def test_a_format_goes_with_what_else_is_asked(more: dict[str, Any]) -> None:
     assert not grammar.accepts("1" * 21)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "right", "wrong"),
-    [
-        ({"exclusiveMinimum": 0, "maximum": 0.5}, [0.1, 0.5], [0, 0.6, -0.1]),
-        ({"exclusiveMinimum": 2, "exclusiveMaximum": 2.5}, [2.25], [2, 2.5]),
-        ({"minimum": -0.5, "exclusiveMaximum": 0}, [-0.25, -0.5], [0, 0.1]),
-        ({"exclusiveMinimum": -2.5, "exclusiveMaximum": -2}, [-2.25], [-2, -2.5]),
-        ({"exclusiveMinimum": 1, "maximum": 1.5, "multipleOf": 0.1}, [1.1, 1.5], [1, 1.15]),
-        ({"exclusiveMinimum": 10**12, "maximum": 10**12 + 0.5}, [10**12 + 0.25], [10**12]),
-        ({"exclusiveMinimum": 0, "maximum": 1}, [1e-4, 1], [0]),  # nothing is nudged here
-        ({"type": "integer", "exclusiveMinimum": 0, "maximum": 2.5}, [1, 2], [0, 3]),
-        (
-            {"allOf": [{"exclusiveMinimum": 0}, {"$ref": "#/$defs/half"}],
-             "$defs": {"half": {"maximum": 0.5}}},
-            [0.1],
-            [0],
-        ),
-    ],
-)  # fmt: skip
-def test_a_number_is_not_its_exclusive_bound(
-    bounds: dict[str, Any], right: list[float], wrong: list[float]
-) -> None:
-    grammar = ByteGrammar(checked({"type": "number", **bounds}))
-    assert [each for each in right if not grammar.accepts(each)] == []
-    assert [each for each in wrong if grammar.accepts(each)] == []
-    assert not grammar.accepts(-0.0)
-
-
-def test_an_exclusive_bound_stays_where_no_other_one_is_in_its_unit() -> None:
-    far = {"properties": {"a": {"exclusiveMinimum": 0}, "b": {"minimum": 1.5, "maximum": 2}}}
-    assert json.loads(checked(far)) == far
-
-
 def test_the_schemas_of_a_grammar_are_read_as_others_are() -> None:
     schema = json.dumps({"title": "a", "format": "date", "exclusiveMinimum": 0, "maximum": 0.5})
     source = f'start: "<" %json {schema} ">" | %json {{"const": 1}}\n'

@@ -8,21 +8,28 @@ find, such as a pattern that no string matches, the worker refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from math import isfinite, ulp
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
 from edgekit.core.chat.constraint.formats import MAX_SOURCE_BYTES
+from edgekit.core.chat.constraint.numbers import (
+    BOUNDS,
+    LARGEST,
+    fractions_in,
+    inward,
+    is_kept,
+    nudged,
+)
 from edgekit.core.chat.constraint.patterns import FORMATS as STRICTER
 from edgekit.core.chat.constraint.patterns import PatternError, translated
 from edgekit.core.chat.constraint.recursion import MAX_CHAIN, endless, too_long
 
 MAX_DEPTH = 48  # of objects and arrays in the schema; llguidance reads JSON down to 128
 MAX_SCHEMAS = 4000
-NUDGE = 1e-6  # how far a number stays from a bound that llguidance would let through
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 FORMATS = frozenset(
@@ -32,7 +39,7 @@ ONE = ("items", "additionalItems", "additionalProperties")
 SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
 NAMED = ("properties", "patternProperties", "$defs", "definitions")
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
-NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+NUMBERS = (*BOUNDS, "multipleOf")
 TEXTS = ("pattern", "format", "$ref", "$schema")
 VALUES = ("const", "enum", "type", "required")
 LEFT_OUT = (  # annotations: they change nothing, and llguidance does not know some of them
@@ -103,7 +110,7 @@ class _Walk:
         self._root = root
         self.found: dict[str, Any] = {}  # every schema, by its pointer
         self._references: list[tuple[str, str]] = []
-        self._fractions = _fractions(root)
+        self._fractions = fractions_in(root)
 
     def schema(self, schema: object, at: str, depth: int) -> object:
         """Check a schema and those below; return it without what is left out."""
@@ -147,6 +154,12 @@ class _Walk:
         wrong = _wrong(key, value)
         if wrong:
             raise SchemaError(f"{key} is {wrong}", at)
+        if key in BOUNDS:
+            value = inward(value, BOUNDS[key], exclusive=key.startswith("ex"))
+            if value % 1 or abs(value) > LARGEST:
+                _check_numbers(value, at)
+        elif key in ("const", "enum", "multipleOf"):
+            _check_numbers(value, at)
         if key == "$ref":
             self._references.append((value, at))
         if key == "$schema" and value.rstrip("#") not in DIALECTS:
@@ -157,7 +170,7 @@ class _Walk:
             )
             raise SchemaError(text, at, valid=True)
         if key in ("exclusiveMinimum", "exclusiveMaximum"):
-            return _nudged(value, 1 if key == "exclusiveMinimum" else -1, self._fractions)
+            return nudged(value, BOUNDS[key], self._fractions)
         return _translated(value, at) if key == "pattern" else value
 
     def check_references(self) -> None:
@@ -199,40 +212,6 @@ def _with_stricter_format(kept: dict[str, Any]) -> dict[str, Any]:
     return kept | {"allOf": [*kept.get("allOf", ()), {"pattern": pattern}]}
 
 
-def _fractions(root: object) -> set[float]:
-    """Return the bounds of numbers that are not whole, wherever they stand in a schema."""
-    found: set[float] = set()
-    left = [root]
-    while left:
-        one = left.pop()
-        if isinstance(one, list):
-            left += one
-        elif isinstance(one, Mapping):
-            left += one.values()
-            bounds = (one.get(key) for key in NUMBERS)
-            found |= {each for each in bounds if isinstance(each, float) and each % 1}
-    return found
-
-
-def _nudged(bound: float, up: int, fractions: Iterable[float]) -> float:
-    """Return an exclusive bound as llguidance keeps it.
-
-    Where the other bound lies in the same unit, farther from zero, llguidance 1.9 lets the whole
-    number itself through: 0 above an `exclusiveMinimum` of 0 and below a `maximum` of 0.5. It
-    merges schemas, so the other bound may stand anywhere.
-
-    Args:
-        bound: its value.
-        up: 1 where numbers lie above it, -1 where they lie below.
-        fractions: bounds that are not whole.
-    """
-    if bound % 1 or not 0 <= bound * up < 2**53:
-        return bound
-    if any(0 < (each - bound) * up < 1 for each in fractions):
-        return bound + up * max(NUDGE, 4 * ulp(bound))  # its reader may be an ulp off
-    return bound
-
-
 def _wrong(key: str, value: Any) -> str:
     """Return what the keyword's value must be, if it is something else."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -272,6 +251,20 @@ def _is_texts(value: object) -> bool:
 def _check_depth(depth: int, at: str) -> None:
     if depth > MAX_DEPTH:
         raise SchemaError(f"more than {MAX_DEPTH} levels", at)
+
+
+def _check_numbers(value: object, at: str) -> None:
+    """Check that the numbers of a value that is JSON are the same to the compiler."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_numbers(each, step(at, name))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            _check_numbers(each, step(at, number))
+    elif isinstance(value, int | float) and not is_kept(value):
+        shown = f" {value}" if isinstance(value, float) or abs(value) < 2**128 else ""
+        text = f"the number{shown} is not served: it is no double, or has 17 digits"
+        raise SchemaError(f"{text}; round it, or take a string for it", at, valid=True)
 
 
 def _check_value(value: object, at: str, depth: int) -> None:
