@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgekit.cli import render
-from edgekit.client import Final, Requester, SentPicture
+from edgekit.client import Delta, Final, Requester, SentPicture
 from edgekit.core.protocol.wire import MAX_BODY_BYTES
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
@@ -61,6 +61,23 @@ def show_rest(final: Final, asked: dict[str, Any]) -> None:
         render.err.print(line, markup=False)
     if "response_format" in asked and final.finish_reason == "length":
         render.warn("the answer was cut, so its JSON is not whole: allow more with --max-tokens")
+
+
+class Unbroken:
+    """Which deltas are shown: none behind one that was lost on the way.
+
+    What is shown is the beginning of the answer then, and its final has the rest.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._broken = False
+
+    def takes(self, delta: Delta) -> bool:
+        """Whether to show this one, which is the next that came."""
+        self._broken = self._broken or delta.seq > self._next
+        self._next = delta.seq + 1
+        return not self._broken
 
 
 def unshown(shown: str, final: Final) -> str:
