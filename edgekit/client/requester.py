@@ -25,6 +25,7 @@ from edgekit.client.pictures import (
     with_pictures,
 )
 from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state, sender
+from edgekit.core import finite
 from edgekit.core.config import BrokerConfig, check_name
 from edgekit.core.protocol import topics, wire
 from edgekit.core.protocol.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_TOO_LARGE
@@ -104,7 +105,8 @@ class Requester:
         Raises:
             ProtocolError: the device answered with an error.
             UnreachableError: the device does not exist, or it stopped answering.
-            UsageError: a name or the expiry is out of bounds, or a picture cannot be sent.
+            UsageError: a name or the expiry is out of bounds, a picture cannot be sent, or the body
+                has what JSON has not.
         """
         if not 1 <= expiry_seconds <= wire.MAX_EXPIRY_SECONDS:
             raise UsageError(
@@ -115,7 +117,7 @@ class Requester:
         device = "" if pool else check_name("device", to)
         if images:
             body = with_pictures(body, self.shrink(to, images))
-        question = _Question(prompt_id or str(uuid.uuid4()), msgspec.json.encode(body), pool)
+        question = _Question(prompt_id or str(uuid.uuid4()), _encoded(body), pool)
         inbox: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
         asking = Asking(time.monotonic() + expiry_seconds, device)
         finished = False
@@ -305,6 +307,13 @@ class _Question:
     payload: bytes
     pool: str
     correlations: list[bytes] = field(default_factory=list)
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return finite.encode(body)
+    except (ValueError, TypeError) as error:  # also half a surrogate pair, and what is no JSON
+        raise UsageError("the prompt is no JSON", str(error), "correct its body") from None
 
 
 # The status of a device that does not listen: why, and the next step

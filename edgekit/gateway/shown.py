@@ -20,7 +20,8 @@ class Shown:
         self._next = 0  # the number of the delta that is due
         self._gap = False
         self._texts: dict[str, str] = {}
-        self._arguments: dict[int, str] = {}  # of each tool call
+        self._names: dict[int, str] = {}  # of each tool call's function
+        self._arguments: dict[int, str] = {}
         self._tokens = 0  # whose log-probabilities were shown
 
     def taken(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -35,12 +36,13 @@ class Shown:
 
     def _add(self, choice: dict[str, Any]) -> None:
         for name, piece in choice["delta"].items():
-            if isinstance(piece, str):
+            if isinstance(piece, str) and name != "role":
                 self._texts[name] = self._texts.get(name, "") + piece
         for call in choice["delta"].get("tool_calls") or []:
             index = call["index"]
-            before = self._arguments.get(index, "")
-            self._arguments[index] = before + (call.get("function", {}).get("arguments") or "")
+            function, before = call.get("function", {}), self._arguments.get(index, "")
+            self._names[index] = self._names.get(index) or function.get("name") or ""
+            self._arguments[index] = before + (function.get("arguments") or "")
         self._tokens += len((choice.get("logprobs") or {}).get("content") or [])
 
     def rest(self, choice: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,8 @@ class Shown:
             HttpError: what was shown is not the beginning of it.
         """
         delta: dict[str, Any] = {}
-        for name, value in choice["message"].items():
+        message = dict.fromkeys(self._texts) | {"tool_calls": []} | choice["message"]
+        for name, value in message.items():
             if name == "tool_calls":
                 if calls := self._calls(value or []):
                     delta[name] = calls
@@ -69,7 +72,9 @@ class Shown:
             raise HttpError(500, "internal", ANEW)
         made = []
         for index, call in enumerate(calls):
-            whole = call["function"]["arguments"]
+            name, whole = call["function"]["name"], call["function"]["arguments"]
+            if name != self._names.get(index, name):
+                raise HttpError(500, "internal", ANEW)
             if index not in self._arguments:
                 made.append({"index": index, **call})
             elif left := _left(whole, self._arguments[index]):

@@ -35,3 +35,7 @@ class ByteGrammar:
         tokens = list(text.replace("\x7f", "\\u007f").encode())  # llguidance takes it so alone
         matcher = self._begin.deep_copy()
         return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    def forced(self) -> bytes:
+        """What every answer begins with."""
+        return bytes(self._begin.deep_copy().compute_ff_tokens())

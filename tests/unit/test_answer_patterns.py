@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.core.chat.constraint.lark import LarkError, checked_lark
 from edgekit.core.chat.constraint.patterns import PatternError, translated
 from edgekit.core.chat.constraint.schema import SchemaError, checked
 from tests.harness.grammar_bytes import ByteGrammar
@@ -114,3 +115,14 @@ def test_a_format_goes_with_what_else_is_asked(more: dict[str, Any]) -> None:
     assert grammar.accepts("2024-02-29T10:00:00Z")
     assert not grammar.accepts("2023-02-29T10:00:00Z")
     assert not grammar.accepts("1" * 21)
+
+
+def test_the_schemas_of_a_grammar_are_read_as_others_are() -> None:
+    schema = json.dumps({"title": "a", "format": "date", "exclusiveMinimum": 0, "maximum": 0.5})
+    source = f'start: "<" %json {schema} ">" | %json {{"const": 1}}\n'
+    kept = checked_lark(source)
+    assert kept == source.replace(schema, checked(json.loads(schema)))
+    longer = schema.replace(", ", ",\n")  # the compiler names the lines of the grammar as it came
+    assert checked_lark(f"start: %json {longer}").count("\n") == longer.count("\n")
+    with pytest.raises(LarkError, match="the key 'const' comes twice"):
+        checked_lark('start: %json {"const": 1, "const": 2}')

@@ -11,6 +11,8 @@ import pytest
 from edgekit.cli import project
 from edgekit.cli.talk import ask
 from edgekit.cli.talk.answering import schema_format
+from edgekit.cli.talk.chat.view import AnswerView
+from edgekit.client import Delta, Final, Reply
 from edgekit.core.config import BrokerConfig
 from edgekit.core.protocol import wire
 from edgekit.errors import UsageError
@@ -147,6 +149,7 @@ def test_a_file_with_a_schema_asks_for_an_answer_that_fits_it(tmp_path: Path) ->
         (None, "cannot be read"),
         ("{", "not JSON"),
         ("[]", "no JSON Schema"),
+        ('{"a": {"type": "string", "type": "null"}}', "has a key twice"),
         ("x" * (128 << 11), "too long"),
     ],
 )
@@ -156,3 +159,22 @@ def test_a_file_without_a_schema_is_refused(tmp_path: Path, text: str | None, wo
         file.write_text(text)
     with pytest.raises(UsageError, match=words):
         schema_format(file)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"), [([0, 1, 2], "ABC"), ([0, 2], "A"), ([1, 2], ""), ([0, 2, 3], "A")]
+)
+def test_behind_a_lost_piece_nothing_is_shown_until_the_end(
+    numbers: list[int], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was shown of both sides of it was no beginning of the answer, which then came twice."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    choice = {"index": 0, "message": {"content": "ABCD"}, "finish_reason": "stop"}
+    final = Final("pi-1", {"choices": [choice], "usage": usage})
+    told: list[Reply] = [*(Delta(number, "ABCD"[number]) for number in numbers), final]
+    assert ask._show(told, "pi-1")[0] == shown
+    with AnswerView("pi-1") as view:
+        for each in told:
+            view.show(each)
+    assert view.text == "ABCD"
+    assert capsys.readouterr().out == f"{shown}ABCD\n"

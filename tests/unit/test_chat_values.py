@@ -114,6 +114,9 @@ def test_what_another_client_kept_is_read_without_what_is_not_said() -> None:
     more = {"role": "assistant", "content": "A", "reasoning_content": "Hm."}
     other = json.dumps({"model": "m", "messages": [user("a"), more]}).encode()
     assert log.read(other, "f") == ChatLog().answered(user("a"), "A")
+    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]
+    other = json.dumps({"messages": [{"role": "developer", "content": parts}]}).encode()
+    assert log.read(other, "f") == ChatLog("Be brief.")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,8 @@ def test_what_another_client_kept_is_read_without_what_is_not_said() -> None:
         (b'{"messages": [{"role": "assistant", "content": "a"}]}', "message 1 is not the user's"),
         (b'{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "content"),
         (b'{"messages": [{"role": "user", "content": 7}]}', "int"),
+        (b'{"messages": [{"role": "system", "content": null}]}', "system message is no text"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "comes twice"),
         (b'{"messages": [{"role": ' + b"[" * 100_000, "recursion"),
     ],
 )

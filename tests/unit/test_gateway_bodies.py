@@ -222,6 +222,33 @@ def test_another_answer_than_the_one_that_was_shown_is_an_error() -> None:
         made.final(completion({"role": "assistant", "content": "BC"}))
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"reasoning_content": "hm"},
+        {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+    ],
+)
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "B"},
+        {"content": "B", "reasoning_content": "ah"},
+        {"content": None, "tool_calls": [
+            {"id": "d", "type": "function", "function": {"name": "g", "arguments": "{}"}}
+        ]},
+    ],
+)  # fmt: skip
+def test_what_was_shown_is_a_part_of_the_answer_in_each_field(
+    shown: dict[str, Any], message: dict[str, Any]
+) -> None:
+    """A field that the final lacks was not looked at: the stream was of two answers."""
+    made = chunks()
+    made.delta(delta(0, **shown))
+    with pytest.raises(HttpError, match="begin anew"):
+        made.final(completion({"role": "assistant", **message}))
+
+
 def test_other_fields_of_deltas_pass_and_come_at_the_end_where_they_did_not() -> None:
     made = chunks()
     first = read(made.delta(delta(0, reasoning_content="hm")))

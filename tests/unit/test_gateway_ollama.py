@@ -117,6 +117,31 @@ def test_pictures_become_parts() -> None:
     assert told["content"][2] == {"type": "text", "text": "?"}
 
 
+def test_a_result_is_of_the_last_calls() -> None:
+    def called(name: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": {}}
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+
+    result = {"role": "tool", "content": "of b"}
+    first, _, last, of = read(messages=[called("a"), *HELLO, called("b"), result])["messages"]
+    assert of["tool_call_id"] == last["tool_calls"][0]["id"] != first["tool_calls"][0]["id"]
+
+
+def test_nothing_of_a_message_gets_lost() -> None:
+    """What has no place there, a device refuses by its name."""
+    calls = [{"function": {"name": "look", "arguments": {}}}]
+    _, _, called, said = read(
+        messages=[
+            *HELLO,
+            *HELLO,
+            {"role": "assistant", "content": "", "images": [PNG], "tool_calls": calls},
+            {"role": "user", "content": "?", "tool_call_id": "abcdefghi"},
+        ]
+    )["messages"]
+    assert called["content"][0]["type"] == "image_url"
+    assert said["tool_call_id"] == "abcdefghi"
+
+
 def test_results_find_their_calls() -> None:
     def call(name: str, **more: str) -> dict[str, Any]:
         return {"function": {"index": 0, "name": name, "arguments": {"at": 1}}, **more}
@@ -234,6 +259,13 @@ def test_a_call_whose_arguments_are_no_object_is_an_error_and_a_cut_one_is_left_
         lines.Lines("toy", 0).final(completion(message, "tool_calls"))
     (told,) = chat_lines(lines.Lines("toy", 0).whole(completion(message, "length")))
     assert (len(told.message.tool_calls or ()), told.done_reason) == (1, "length")
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "length"])
+def test_a_call_with_an_argument_twice_is_an_error(reason: str) -> None:
+    """As an object it would have one of the two, and nobody would know."""
+    with pytest.raises(HttpError, match="look with arguments of which the key 'a' comes twice"):
+        lines.Lines("toy", 0).whole(completion({"tool_calls": [call('{"a":1,"a":2}')]}, reason))
 
 
 def test_an_error_names_its_field() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader, allowed_by
 from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler
 from edgekit.agent.serve.worker.grammar.guide import GrammarError
 from edgekit.agent.serve.worker.grammar.keys import CallKeys, Keys
@@ -202,3 +203,22 @@ def test_where_only_keys_that_are_there_could_follow_the_answer_ends_by_name(
     logits = np.zeros(VOCABULARY, dtype=np.float32)
     with pytest.raises(GrammarError, match="no token can go on"):
         Sampler(Sampling(), []).choose(logits, guide)
+
+
+def test_a_log_probability_names_no_token_that_would_be_refused(compiler: TokenCompiler) -> None:
+    """A mask knows nothing of keys: the likeliest token in a place could be none that may come."""
+    guide = compiler.compile(Constraint("json_schema", json.dumps(OPEN))).copy()
+    text, at = b'{"a":true,"a', len(guide.opening)
+    while at < len(text):
+        assert guide.take(text[at])
+        at += 1 + len(guide.forced())
+    logits = np.zeros(VOCABULARY, dtype=np.float32)
+    logits[list(b'"b')] = [5, 4]
+    mask, allowed = guide.allowed(), allowed_by(guide, logits)
+    assert np.flatnonzero(mask != allowed).tolist() == [ord('"')]
+    assert (guide.allowed() == mask).all(), "it has taken nothing"
+    assert not guide.copy().take(ord('"'))
+    found = LogprobReader(2, lambda token: bytes([token])).read(logits, ord("b"), allowed)
+    assert (found.token, found.top_logprobs[0].token) == ("b", "b")
+    assert found.logprob == pytest.approx(4 - np.log(np.exp(logits[allowed]).sum()), abs=1e-5)
+    assert all(guide.copy().take(token) for token in np.flatnonzero(allowed)[-40:].tolist())

@@ -27,6 +27,10 @@ USER = {"role": "user", "content": "How is it in Paris?"}
 CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees"}
 
+OTHER = {**CALL, "id": "call_2"}
+TWO_CALLED = {**CALLED, "tool_calls": [CALL, OTHER]}
+SECOND = {**RESULT, "tool_call_id": "call_2"}
+
 
 def parse(*messages: dict[str, Any], encoding: str = "", **more: Any) -> ChatRequest:
     body = {"messages": list(messages) or [USER], **more}
@@ -107,6 +111,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("tools[1].function.name", {"tools": [TOOL, TOOL]}),
     ("tools[0].function.name", {"tools": [tool(name="get weather")]}),
     ("tools[0].function.name", {"tools": [tool(name="x" * 65)]}),
+    ("tools[0].function.name", {"tools": [tool(name="f\n")]}),
     ("tools[0].function.parameters", {"tools": [tool(parameters=nested(40))]}),
     ("tools[0].function.parameters", {"tools": [tool(parameters={"type": "string"})]}),
     ("tools[0].type", {"tools": [{"type": "custom", "function": {"name": "f"}}]}),
@@ -136,13 +141,25 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("messages[1].tool_call_id", {"messages": [CALLED, {**RESULT, "tool_call_id": None}]}),
     ("messages[1].tool_call_id", {"messages": [CALLED, {**RESULT, "tool_call_id": "other"}]}),
     ("messages[2].tool_call_id", {"messages": [CALLED, RESULT, RESULT]}),
+    ("messages[0].tool_calls[0]", {"messages": [TWO_CALLED, SECOND]}),
+    ("messages[0].tool_calls[1]", {"messages": [TWO_CALLED, RESULT]}),
+    ("messages[0].tool_calls[1]", {"messages": [TWO_CALLED, RESULT, USER, SECOND]}),
+    ("messages[2].tool_call_id", {"messages": [CALLED, {**CALLED, "tool_calls": [OTHER]}, RESULT]}),
     ("messages[0].tool_calls[1].id", {"messages": [{**CALLED, "tool_calls": [CALL, CALL]}]}),
     *(
         (
             "messages[0].tool_calls[0].function.arguments",
             {"messages": [called(function={"name": "f", "arguments": text})]},
         )
-        for text in ("", "{", "[]", '"x"', json.dumps(nested(40)), "[" * 100_000)
+        for text in (
+            "",
+            "{",
+            "[]",
+            '"x"',
+            '{"a": {"b": 1, "b": 2}}',
+            json.dumps(nested(40)),
+            "[" * 100_000,
+        )
     ),
 ]
 
@@ -157,6 +174,10 @@ def test_what_makes_no_sense_is_refused_with_its_field(param: str, body: dict[st
 
 def test_a_later_call_may_have_the_id_of_one_that_has_its_result() -> None:
     assert len(parse(USER, CALLED, RESULT, CALLED, RESULT).messages) == 5
+
+
+def test_calls_may_have_no_results_at_all() -> None:
+    assert len(parse(USER, TWO_CALLED, USER, CALLED, USER, RESULT).messages) == 6
 
 
 def test_an_unknown_field_of_a_tool_is_refused_by_name() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from edgekit.cli import render
-from edgekit.client import Final, Requester, SentPicture
+from edgekit.client import Delta, Final, Requester, SentPicture
 from edgekit.core.protocol.wire import MAX_BODY_BYTES
 from edgekit.core.reading import UNREADABLE
+from edgekit.core.repeated import check_keys
 from edgekit.errors import UsageError
 
 NAME_CHARACTERS = 64  # of a schema's name, as in the protocol
@@ -30,7 +31,7 @@ def schema_format(file: Path | None) -> dict[str, Any] | None:
             raise UsageError(
                 f"{file} is too long", f"a prompt has at most {MAX_BODY_BYTES} bytes in all"
             )
-        schema = msgspec.json.decode(file.read_bytes())
+        schema = msgspec.json.decode(text := file.read_bytes())
     except OSError as error:
         raise UsageError(
             f"{file} cannot be read", error.strerror or str(error), "name a file with a JSON Schema"
@@ -39,6 +40,10 @@ def schema_format(file: Path | None) -> dict[str, Any] | None:
         raise UsageError(f"{file} is not JSON", str(error), "write a JSON Schema into it") from None
     if not isinstance(schema, dict):
         raise UsageError(f"{file} is no JSON Schema", "it holds no JSON object")
+    try:
+        check_keys(text)
+    except UNREADABLE as error:  # readers disagree on which of the two counts
+        raise UsageError(f"{file} has a key twice", str(error), "remove one of the two") from None
     name = file.stem[:NAME_CHARACTERS]
     return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
 
@@ -56,6 +61,23 @@ def show_rest(final: Final, asked: dict[str, Any]) -> None:
         render.err.print(line, markup=False)
     if "response_format" in asked and final.finish_reason == "length":
         render.warn("the answer was cut, so its JSON is not whole: allow more with --max-tokens")
+
+
+class Unbroken:
+    """Which deltas are shown: none behind one that was lost on the way.
+
+    What is shown is the beginning of the answer then, and its final has the rest.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._broken = False
+
+    def takes(self, delta: Delta) -> bool:
+        """Whether to show this one, which is the next that came."""
+        self._broken = self._broken or delta.seq > self._next
+        self._next = delta.seq + 1
+        return not self._broken
 
 
 def unshown(shown: str, final: Final) -> str:

@@ -14,7 +14,14 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.talk.answering import figures, schema_format, show_rest, shrunk, unshown
+from edgekit.cli.talk.answering import (
+    Unbroken,
+    figures,
+    schema_format,
+    show_rest,
+    shrunk,
+    unshown,
+)
 from edgekit.client import Accepted, Delta, Final, Reply, Requester
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
@@ -117,13 +124,14 @@ def ask(
 def _show(replies: Iterable[Reply], device: str) -> tuple[str, Final]:
     """Print the text as it comes; return what was printed, and the final."""
     shown, thinks = "", False  # thinking goes to standard error
+    unbroken = Unbroken()
     final: Final | None = None
     with render.err.status(f"waiting for {device}") as waiting:
         for reply in replies:
             match reply:
                 case Accepted(position=position) if position:
                     waiting.update(f"waiting for {device}: {position} prompts come first")
-                case Delta(text=piece, reasoning=thought):
+                case Delta(text=piece, reasoning=thought) if unbroken.takes(reply):
                     waiting.stop()
                     if thought:
                         thinks = True

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
+from edgekit.core import finite
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.protocol.wire import ProtocolError
@@ -21,13 +20,17 @@ NOT_IN_A_BODY = (
 
 
 def body_of(rule: Rule, text: str) -> bytes:
-    """The body of a rule's prompt, with this text as the user's message."""
+    """The body of a rule's prompt, with this text as the user's message.
+
+    Raises:
+        ValueError: the rule has a number that JSON does not have.
+    """
     messages = [{"role": "system", "content": rule.system}] if rule.system else []
     messages.append({"role": "user", "content": text})
     body = {"messages": messages, "stream": False, **rule.body}
     if rule.response_format:
         body["response_format"] = rule.response_format
-    return msgspec.json.encode(body)
+    return finite.encode(body)
 
 
 def request_of(name: str, rule: Rule) -> ChatRequest:
@@ -53,6 +56,9 @@ def request_of(name: str, rule: Rule) -> ChatRequest:
             f"{field}: {error.what}",
             "correct it in the rule's table; the fields are those of a prompt's body",
         ) from None
+    except ValueError as error:
+        what = f"rule {name} makes a prompt that no device takes"
+        raise UsageError(what, str(error), "write another number in the rule's table") from None
 
 
 def check_bodies(rules: Mapping[str, Rule]) -> None:

@@ -1,7 +1,7 @@
 """Ollama's messages as OpenAI's, and calls of tools in both directions. Pure.
 
-Ollama's messages need not say which call a result belongs to. Then it is the first call without a
-result, among those of `tool_name` where that is said.
+Ollama's messages need not say which call a result belongs to. Then it is the first one without a
+result of the last message with calls, among those of `tool_name` where that is said.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.reading import UNREADABLE
+from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code
 
 # By the first characters of their base64; a device takes these two
@@ -50,15 +52,16 @@ def openai(messages: Iterable[OllamaMessage]) -> list[dict[str, Any]]:
         HttpError: a picture is of another kind, or a tool's result belongs to no call.
     """
     made: list[dict[str, Any]] = []
-    waiting: list[tuple[str, str]] = []  # ids and names of calls without a result
+    waiting: list[tuple[str, str]] = []  # ids and names of the last calls without a result
     count = 0
     for number, message in enumerate(messages):
         told: dict[str, Any] = {"role": message.role, "content": _content(message, number)}
         if message.thinking:
             told["reasoning_content"] = message.thinking
         if message.tool_calls:
-            told["content"] = message.content or None
+            told["content"] = told["content"] or None
             told["tool_calls"] = []
+            waiting.clear()  # a result is of the last message with calls
             for call in message.tool_calls:
                 count += 1
                 call_id = call.id or f"call{count:05}"  # 9 letters and digits, as Mistral's has
@@ -68,6 +71,8 @@ def openai(messages: Iterable[OllamaMessage]) -> list[dict[str, Any]]:
             found = _answered(message, waiting, number)
             waiting.remove(found)
             told["tool_call_id"] = found[0]
+        elif message.tool_call_id:
+            told["tool_call_id"] = message.tool_call_id  # a device refuses it by its name
         made.append(told)
     return made
 
@@ -113,19 +118,26 @@ def calls(answered: Iterable[dict[str, Any]], *, is_cut: bool) -> list[dict[str,
         is_cut: whether the answer ended at its limit; a call that was cut is left out then.
 
     Raises:
-        HttpError: a call has arguments that are no JSON object, which this API cannot say.
+        HttpError: a call has arguments that are no JSON object, or have a key twice: this API
+            cannot say them.
     """
     made = []
     for index, call in enumerate(answered):
         name, text = call["function"]["name"], call["function"]["arguments"]
         try:
             arguments = msgspec.json.decode(text, type=dict[str, Any])
-        except (msgspec.MsgspecError, ValueError):
+        except UNREADABLE:
             if is_cut:
                 continue
-            raise HttpError(
-                502, "internal", f"the model called {name} with arguments that are no JSON object"
-            ) from None
+            raise _unsayable(name, "that are no JSON object") from None
+        try:
+            check_keys(text.encode())
+        except UNREADABLE as error:  # an object would have one of the two values
+            raise _unsayable(name, f"of which {error}") from None
         told = {"index": index, "name": name, "arguments": arguments}
         made.append({"id": call["id"], "function": told})
     return made
+
+
+def _unsayable(name: str, why: str) -> HttpError:
+    return HttpError(502, "internal", f"the model called {name} with arguments {why}")

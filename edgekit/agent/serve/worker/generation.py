@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
-from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader, allowed_by
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError, Guide
 from edgekit.agent.serve.worker.pictures.rows import row_of
@@ -210,7 +210,7 @@ class Generation:
         assert self._sampler is not None
         assert self._logits is not None
         try:
-            allowed = None if self._reader is None else guide.allowed()
+            allowed = None if self._reader is None else allowed_by(guide, self._logits)
             token = self._sampler.choose(self._logits, guide)
             if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
                 return "stop"

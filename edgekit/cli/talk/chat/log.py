@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.reading import UNREADABLE
+from edgekit.core.repeated import check_keys
 from edgekit.errors import UsageError
 
 MAX_FILE_BYTES = 64 << 20
@@ -80,9 +81,10 @@ def read(data: bytes, file: str) -> ChatLog:
     """
     try:
         messages = msgspec.json.decode(data, type=_Saved).messages
+        check_keys(data)
         system = ""
         if messages and messages[0].get("role") in ("system", "developer"):
-            system, messages = str(messages[0]["content"]), messages[1:]
+            system, messages = _system_of(messages[0]["content"]), messages[1:]
         for number, message in enumerate(messages):
             if message.get("role") != ROLES[number % 2]:
                 raise ValueError(f"message {number + 1} is not the {ROLES[number % 2]}'s")
@@ -97,6 +99,15 @@ def read(data: bytes, file: str) -> ChatLog:
         ) from None
     kept = tuple({key: each[key] for key in ("role", "content")} for each in messages)
     return ChatLog(system, kept)
+
+
+def _system_of(content: Any) -> str:
+    """The text of a system message, as a device reads it; raises ValueError."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or any(each["type"] != "text" for each in content):
+        raise ValueError("its system message is no text")
+    return "".join(str(each["text"]) for each in content)
 
 
 def half(log: ChatLog) -> int:

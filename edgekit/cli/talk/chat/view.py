@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from edgekit.cli import render
-from edgekit.cli.talk.answering import figures, unshown
+from edgekit.cli.talk.answering import Unbroken, figures, unshown
 from edgekit.client import Accepted, Delta, Final, Reply
 
 
@@ -21,6 +21,7 @@ class AnswerView:
         self.begun = False  # a device has taken the prompt
         self._device = device
         self._thinks = False
+        self._unbroken = Unbroken()
         self._waiting = render.err.status(f"waiting for {device}")
 
     def __enter__(self) -> AnswerView:
@@ -41,7 +42,7 @@ class AnswerView:
         match reply:
             case Accepted(position=position) if position:
                 self._waiting.update(f"waiting for {self._device}: {position} prompts come first")
-            case Delta(text=piece, reasoning=thought):
+            case Delta(text=piece, reasoning=thought) if self._unbroken.takes(reply):
                 self._waiting.stop()
                 if thought:
                     self._thinks = True

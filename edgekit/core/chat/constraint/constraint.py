@@ -12,7 +12,7 @@ from edgekit.core.chat.constraint.formats import (
     JsonSchemaFormat,
     TextFormat,
 )
-from edgekit.core.chat.constraint.lark import LarkError, check_lark
+from edgekit.core.chat.constraint.lark import LarkError, checked_lark
 from edgekit.core.chat.constraint.schema import SchemaError, checked
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.protocol.wire import ProtocolError
@@ -81,7 +81,6 @@ def constraint_of(request: ChatRequest) -> Constraint | None:
     if request.regex is not None:
         return Constraint("regex", source, param=name)
     try:
-        check_lark(source)
+        return Constraint("lark", checked_lark(source), param=name)
     except LarkError as error:
         raise ProtocolError("invalid_request", str(error), name) from None
-    return Constraint("lark", source, param=name)

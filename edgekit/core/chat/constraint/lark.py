@@ -10,6 +10,7 @@ import json
 import re
 
 from edgekit.core.chat.constraint.schema import SchemaError, checked
+from edgekit.core.repeated import check_keys
 
 # The lexemes that matter here, as llguidance's lexer has them; any other character is skipped.
 _LEXEME = re.compile(
@@ -34,8 +35,8 @@ class LarkError(ValueError):
     """A grammar that is not served; the text says what and where."""
 
 
-def check_lark(source: str) -> None:
-    """Check a grammar; the worker compiles it.
+def checked_lark(source: str) -> str:
+    """Return a grammar as the worker compiles it: its schemas are those of `checked`.
 
     Raises:
         LarkError: it holds what is not served.
@@ -43,6 +44,8 @@ def check_lark(source: str) -> None:
     if "::=" in source:
         raise LarkError("the grammar is GBNF; this field takes Lark (rule: expression)")
     at, named, rules = 0, "", 0
+    parts: list[str] = []  # what the compiler gets
+    copied = 0  # how much of the source is in it
     while at < len(source):
         found = _LEXEME.match(source, at)
         assert found is not None, "the last alternative takes any character"
@@ -54,7 +57,10 @@ def check_lark(source: str) -> None:
         if kind == "reference":
             raise _at(source, begin, f"{text[:40]} names another grammar; there is one")
         if kind == "directive":
-            at = _after_directive(source, begin, at, text)
+            start, at, schema = _after_directive(source, begin, at, text)
+            if schema:
+                parts += [source[copied:start], schema]
+                copied = at
         if text == ":":  # outside of strings it stands behind the name of a rule alone
             rules += 1
             if rules > MAX_RULES:
@@ -62,24 +68,32 @@ def check_lark(source: str) -> None:
         if text == "=" and named in _NOT_SERVED:
             raise _at(source, begin, f"the option {named} is not served")
         named = text if kind == "name" else ""
+    return "".join([*parts, source[copied:]])
 
 
-def _after_directive(source: str, begin: int, at: int, name: str) -> int:
-    """Return where the text goes on behind a directive and its JSON."""
+def _after_directive(source: str, begin: int, at: int, name: str) -> tuple[int, int, str]:
+    """Return where the JSON of a directive begins and ends, and the schema to be there instead.
+
+    It is empty where the JSON may stay as it is.
+    """
     if name not in ("%json", "%regex", "%ignore", "%import"):
         raise _at(source, begin, f"{name[:40]} is not served")
     if name not in ("%json", "%regex"):
-        return at
-    start = at + len(source[at:]) - len(source[at:].lstrip())
+        return at, at, ""
+    start, schema = at + len(source[at:]) - len(source[at:].lstrip()), ""
     try:
         value, end = json.JSONDecoder().raw_decode(source, start)
+        check_keys(source[start:end].encode())
         if name == "%json" and not isinstance(value, bool):
-            checked(value)
+            schema = checked(value)
     except SchemaError as error:
         raise _at(source, begin, f"%json: {error}") from None
     except (ValueError, RecursionError) as error:
         raise _at(source, begin, f"{name} has no JSON behind it: {error}") from None
-    return end
+    if not schema or json.loads(schema) == value:
+        return start, end, ""
+    lines = "\n" * source.count("\n", start, end)  # the compiler's errors name lines
+    return start, end, schema[0] + lines + schema[1:]
 
 
 def _at(source: str, place: int, what: str) -> LarkError:

@@ -16,6 +16,14 @@ from urllib.parse import unquote
 import msgspec
 
 from edgekit.core.chat.constraint.formats import MAX_SOURCE_BYTES
+from edgekit.core.chat.constraint.numbers import (
+    BOUNDS,
+    LARGEST,
+    fractions_in,
+    inward,
+    is_kept,
+    nudged,
+)
 from edgekit.core.chat.constraint.patterns import FORMATS as STRICTER
 from edgekit.core.chat.constraint.patterns import PatternError, translated
 from edgekit.core.chat.constraint.recursion import MAX_CHAIN, endless, too_long
@@ -31,7 +39,7 @@ ONE = ("items", "additionalItems", "additionalProperties")
 SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
 NAMED = ("properties", "patternProperties", "$defs", "definitions")
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
-NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+NUMBERS = (*BOUNDS, "multipleOf")
 TEXTS = ("pattern", "format", "$ref", "$schema")
 VALUES = ("const", "enum", "type", "required")
 LEFT_OUT = (  # annotations: they change nothing, and llguidance does not know some of them
@@ -102,6 +110,7 @@ class _Walk:
         self._root = root
         self.found: dict[str, Any] = {}  # every schema, by its pointer
         self._references: list[tuple[str, str]] = []
+        self._fractions = fractions_in(root)
 
     def schema(self, schema: object, at: str, depth: int) -> object:
         """Check a schema and those below; return it without what is left out."""
@@ -145,6 +154,12 @@ class _Walk:
         wrong = _wrong(key, value)
         if wrong:
             raise SchemaError(f"{key} is {wrong}", at)
+        if key in BOUNDS:
+            value = inward(value, BOUNDS[key], exclusive=key.startswith("ex"))
+            if value % 1 or abs(value) > LARGEST:
+                _check_numbers(value, at)
+        elif key in ("const", "enum", "multipleOf"):
+            _check_numbers(value, at)
         if key == "$ref":
             self._references.append((value, at))
         if key == "$schema" and value.rstrip("#") not in DIALECTS:
@@ -154,6 +169,8 @@ class _Walk:
                 f"the format {value[:40]!r} is not served (there are {', '.join(sorted(FORMATS))})"
             )
             raise SchemaError(text, at, valid=True)
+        if key in ("exclusiveMinimum", "exclusiveMaximum"):
+            return nudged(value, BOUNDS[key], self._fractions)
         return _translated(value, at) if key == "pattern" else value
 
     def check_references(self) -> None:
@@ -234,6 +251,20 @@ def _is_texts(value: object) -> bool:
 def _check_depth(depth: int, at: str) -> None:
     if depth > MAX_DEPTH:
         raise SchemaError(f"more than {MAX_DEPTH} levels", at)
+
+
+def _check_numbers(value: object, at: str) -> None:
+    """Check that the numbers of a value that is JSON are the same to the compiler."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_numbers(each, step(at, name))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            _check_numbers(each, step(at, number))
+    elif isinstance(value, int | float) and not is_kept(value):
+        shown = f" {value}" if isinstance(value, float) or abs(value) < 2**128 else ""
+        text = f"the number{shown} is not served: it is no double, or has 17 digits"
+        raise SchemaError(f"{text}; round it, or take a string for it", at, valid=True)
 
 
 def _check_value(value: object, at: str, depth: int) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from edgekit.core.chat.tools.request import AllowedTools, NamedTool, Tool
 from edgekit.core.protocol.wire import ProtocolError
 from edgekit.core.reading import UNREADABLE
+from edgekit.core.repeated import check_keys
 
 if TYPE_CHECKING:
     from edgekit.core.chat.request import ChatMessage, ChatRequest
@@ -27,9 +28,12 @@ def check_tools(request: ChatRequest) -> None:
     tools = request.tools or []
     _check_offered(tools)
     _check_choice(request, tools)
-    known: set[str] = set()  # calls without a result
+    last = _LastCalls()
     for number, message in enumerate(request.messages):
-        _check_message(message, f"messages[{number}]", known)
+        if message.role != "tool":
+            last.check_whole()
+        _check_message(message, f"messages[{number}]", last)
+    last.check_whole()
 
 
 def _check_offered(tools: Sequence[Tool]) -> None:
@@ -65,7 +69,33 @@ def _check_choice(request: ChatRequest, tools: Sequence[Tool]) -> None:
         raise ProtocolError("unsupported_parameter", text, "num_beams")
 
 
-def _check_message(message: ChatMessage, where: str, known: set[str]) -> None:
+class _LastCalls:
+    """The calls of the last message that has some.
+
+    Most templates leave the ids of calls out, and the model takes the results in the order of the
+    calls. So one result of two would stand for the other call.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, str] = {}  # those without a result, and where they are
+        self._answered = False  # one of them has a result
+
+    def begin(self, calls: dict[str, str]) -> None:
+        self.waiting, self._answered = calls, False
+
+    def answer(self, call: str) -> None:
+        del self.waiting[call]
+        self._answered = True
+
+    def check_whole(self) -> None:
+        """Check that all calls have a result if one has; raises ProtocolError."""
+        if self._answered and self.waiting:
+            call, where = next(iter(self.waiting.items()))
+            text = f"the call {call!r} has no result beside that of another call of its message"
+            raise _invalid(f"{text}: send one for each, one behind the other", where)
+
+
+def _check_message(message: ChatMessage, where: str, last: _LastCalls) -> None:
     calls = message.tool_calls or []
     if calls and message.role != "assistant":
         raise _invalid(
@@ -78,32 +108,37 @@ def _check_message(message: ChatMessage, where: str, known: set[str]) -> None:
             raise _invalid(
                 "a tool's message names the call that it answers", f"{where}.tool_call_id"
             )
-        if message.tool_call_id not in known:
-            text = "no call before this message, without a result, has the id "
+        if message.tool_call_id not in last.waiting:
+            text = "no call of the last message with calls, without a result, has the id "
             raise _invalid(f"{text}{message.tool_call_id!r}", f"{where}.tool_call_id")
-        known.remove(message.tool_call_id)
+        last.answer(message.tool_call_id)
     elif message.tool_call_id is not None:
         raise _invalid("only a tool's message answers a call", f"{where}.tool_call_id")
-    ids: set[str] = set()
+    ids: dict[str, str] = {}
     for number, call in enumerate(calls):
         place = f"{where}.tool_calls[{number}]"
         if call.id in ids:
             raise _invalid(f"two calls have the id {call.id!r}", f"{place}.id")
-        ids.add(call.id)
+        ids[call.id] = place
         arguments_of(call.function.arguments, f"{place}.function.arguments")
-    known |= ids
+    if ids:
+        last.begin(ids)
 
 
 def arguments_of(text: str, where: str = "") -> dict[str, Any]:
     """Return the arguments of a call.
 
     Raises:
-        ProtocolError: they are no JSON object, or too deep.
+        ProtocolError: they are no JSON object, have a key twice, or are too deep.
     """
     try:
         found = msgspec.json.decode(text)
     except UNREADABLE as error:
         raise _invalid(f"the arguments are not JSON: {error}", where) from None
+    try:
+        check_keys(text.encode())
+    except UNREADABLE as error:
+        raise _invalid(f"of the arguments {error}", where) from None
     if not isinstance(found, dict):
         raise _invalid("the arguments are a JSON object, as text", where)
     if _deeper(found, MAX_DEPTH):

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 MAX_TOOLS = 128  # as OpenAI's API
 
-FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+# To Python, `$` is also before a newline at the end
+FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)")]
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from edgekit.agent.serve.worker.grammar.guide import Allowed
+from edgekit.agent.serve.worker.grammar.guide import Allowed, Guide
 from edgekit.agent.serve.worker.processors import Logits
 from edgekit.agent.serve.worker.sampling import largest
-from edgekit.core.chat.logprobs import MAX_BYTES, NEVER, TokenLogprob, TopLogprob
+from edgekit.core.chat.logprobs import MAX_BYTES, MAX_TOP, NEVER, TokenLogprob, TopLogprob
 
 DECIMALS = 6  # logits of float32 near 10 are exact to the sixth
 
@@ -76,6 +76,22 @@ class LogprobReader:
 def logprobs_of(top: int | None, bytes_of: BytesOf) -> LogprobReader | None:
     """Return what reads an answer's log-probabilities; None where nobody asked for them."""
     return None if top is None else LogprobReader(top, bytes_of)
+
+
+def allowed_by(guide: Guide, logits: Logits) -> Allowed:
+    """Return of each token whether it may come next, of the likeliest also by the object's keys.
+
+    A mask knows nothing of the keys that an object has. So the likeliest tokens are asked about,
+    until as many are left as may be named.
+    """
+    allowed = guide.allowed()
+    while True:
+        ids = np.flatnonzero(allowed)
+        likeliest = ids[largest(logits[ids], MAX_TOP)]
+        refused = [token for token in likeliest.tolist() if not guide.would_take(token)]
+        if not refused:
+            return allowed
+        allowed[refused] = False
 
 
 class ShownLogprobs:

@@ -187,11 +187,25 @@ class MatcherGuide:
             if ahead:
                 self._keys_after(ahead, keys)
         except WrongKeyError:
-            if not self._matcher.rollback(1):
-                raise
+            self._take_back()
             return False
         self._keys, self._ahead = keys, ahead
         return True
+
+    def would_take(self, token: int) -> bool:
+        """Whether `take` would go on with a token that the mask allows."""
+        if self._keys is None:  # the mask says all
+            return True
+        keys, ahead = self._keys, self._ahead
+        taken = self.take(token)
+        if taken:
+            self._take_back()
+            self._keys, self._ahead = keys, ahead
+        return taken
+
+    def _take_back(self) -> None:
+        if not self._matcher.rollback(1):
+            raise GrammarError("the grammar takes no token back")
 
     def _keys_after(
         self, tokens: Sequence[int], keys: Keys | CallKeys | None = None

@@ -53,3 +53,11 @@ class Guide(Protocol):
             GrammarError: as `allowed`.
         """
         ...
+
+    def would_take(self, token: int) -> bool:
+        """Whether `take` would go on with a token that `allowed` allows; nothing changes.
+
+        Raises:
+            GrammarError: as `allowed`.
+        """
+        ...
