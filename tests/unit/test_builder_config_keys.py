@@ -104,6 +104,14 @@ def test_a_hybrid_granite_without_rotary_positions_is_refused(kind: str | None) 
     assert refused(name, position_embedding_type="rope", **attending) == ""
 
 
+def test_the_second_name_of_layer_types_is_the_one_that_counts() -> None:
+    """transformers sets it last."""
+    name, attending, mamba = "GraniteMoeHybridForCausalLM", ["attention"], ["mamba"]
+    rope: dict[str, Any] = {"position_embedding_type": "rope"}
+    assert "Mamba" in refused(name, layer_types=attending, layers_block_type=mamba, **rope)
+    assert refused(name, layer_types=mamba, layers_block_type=attending, **rope) == ""
+
+
 @pytest.mark.parametrize("kinds", [{}, {"layers_block_type": ["mamba"]}, {"layer_types": None}])
 def test_a_hybrid_granite_is_one_of_mamba_layers_by_itself(kinds: dict[str, Any]) -> None:
     name = "GraniteMoeHybridForCausalLM"
@@ -130,6 +138,19 @@ def test_a_hybrid_granite_is_one_of_mamba_layers_by_itself(kinds: dict[str, Any]
             "",
         ),
         ("Qwen2ForCausalLM", {"sliding_window": 0}, ""),  # use_sliding_window is off
+        ("GraniteForCausalLM", {"logits_scaling": 0}, "logits_scaling"),
+        (
+            "LlamaForCausalLM",
+            {"per_layer_config": {"0": {"rms_norm_eps": 1.0}}},
+            "per_layer_config",
+        ),
+        ("Qwen3ForCausalLM", {"per_layer_config": {}}, ""),
+        ("Qwen3ForCausalLM", {"per_layer_config": None}, ""),
+        (
+            "Qwen3VLForConditionalGeneration",
+            {"text_config": TEXT | {"per_layer_config": {"1": {"head_dim": 8}}}},
+            "per_layer_config",
+        ),
     ],
 )
 def test_a_setting_that_the_runtime_takes_for_another_one_is_refused(

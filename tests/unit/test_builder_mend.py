@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgekit.builder.make.told import as_told
+from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.mend import ATTRIBUTES, mended, mends, merge_patch
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -109,10 +110,28 @@ def test_gemma_3_gets_its_two_rotary_bases(config: dict[str, Any]) -> None:
     [
         {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
         {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}},
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 8.0}}},
+        {"rope_parameters": {"sliding_attention": {"type": "yarn", "factor": 8.0}}},
+        {
+            "rope_parameters": {"full_attention": {"rope_type": "default"}},
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
     ],
 )
 def test_a_gemma_3_that_scales_some_layers_is_not_mended(config: dict[str, Any]) -> None:
     assert patch("Gemma3ForCausalLM", **config) == {}
+    refusal = support_of({"architectures": ["Gemma3ForCausalLM"]} | config, "fp32", "cpu").refusal
+    assert refusal is not None
+    assert "270 M and 1 B alone" in refusal.what
+
+
+def test_a_gemma_3_takes_the_base_of_rope_scaling_before_all_others() -> None:
+    near = {"rope_type": "default", "rope_theta": 7.0}
+    for ropes in ({}, {"rope_parameters": {"full_attention": near, "sliding_attention": near}}):
+        scaling = {"rope_type": "default", "rope_theta": 500.0}
+        found = patch("Gemma3ForCausalLM", **ropes, rope_scaling=scaling, rope_theta=9.0)
+        assert found[ATTRIBUTES]["rope_parameters"]["rope_theta"] == 500.0
+        assert found[ATTRIBUTES]["rope_local_base_freq"] == (7.0 if ropes else 1e4)
 
 
 def border(rotations: float) -> float:
@@ -204,7 +223,7 @@ def test_the_language_model_is_that_of_text_config() -> None:
 
 
 MROPE = {
-    "hidden_size": 256, "num_attention_heads": 4,
+    "hidden_size": 256, "num_attention_heads": 4, "head_dim": 64,
     "rope_parameters": {"rope_type": "default", "mrope_section": [16, 8, 8]},
 }  # fmt: skip
 
@@ -217,6 +236,15 @@ def test_a_model_that_sees_has_sections_that_fit(sections: object) -> None:
     whole = {key: value for key, value in MROPE.items() if key != "rope_parameters"}
     told = patch("Qwen3VLForConditionalGeneration", text_config=whole)["text_config"]
     assert told["rope_parameters"]["mrope_section"] == [12, 10, 10]
+
+
+def test_the_sections_are_those_of_whole_heads_where_transformers_rotates_them() -> None:
+    rope = {"rope_type": "default", "mrope_section": [16, 8, 8], "partial_rotary_factor": 0.5}
+    told = patch("Qwen3VLForConditionalGeneration", text_config={**MROPE, "rope_parameters": rope})
+    assert "mrope_section" not in told["text_config"]["rope_parameters"]
+    bare = {k: v for k, v in MROPE.items() if k not in ("head_dim", "rope_parameters")}
+    found = patch("Qwen3VLForConditionalGeneration", text_config=bare)["text_config"]
+    assert sum(found["rope_parameters"]["mrope_section"]) == 64  # heads of 128 by its class
 
 
 def test_what_is_no_setting_of_rope_is_left_out_of_it() -> None:
@@ -247,4 +275,43 @@ def test_a_window_that_no_layer_has_is_the_whole_context() -> None:
 
 def test_a_quantisation_of_null_is_left_out() -> None:
     assert patch("LlamaForCausalLM", quantization_config=None) == {"quantization_config": None}
+    assert patch("LlamaForCausalLM", text_config=None) == {"text_config": None}
     assert patch("LlamaForCausalLM") == {}
+    nothing: tuple[dict[str, Any] | None, ...] = (None, {})
+    for empty in nothing:
+        for name in ("Qwen3_5ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"):
+            changes = mends(name, {"text_config": {"vocab_size": 64, "quantization_config": empty}})
+            told = {"text_config": {"quantization_config": None}}
+            assert told in [each.patch for each in changes]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "compression_ratio", "ffn_hidden_size", "linear_conv_kernel_dim", "linear_num_key_heads",
+        "moe_intermediate_size", "original_max_position_embeddings", "rope_position_scale",
+        "seq_length",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["Gemma2ForCausalLM", "Ernie4_5ForCausalLM", "PhiForCausalLM"])
+def test_a_null_that_the_builder_computes_with_is_left_out(name: str, key: str) -> None:
+    changes = mends(name, {key: None, "rms_norm_eps": 1e-5})
+    assert [each.patch for each in changes] == [{key: None}]
+    inner = mends("Qwen3VLForConditionalGeneration", {"text_config": {key: None}})
+    assert {"text_config": {key: None}} in [each.patch for each in inner]
+
+
+def test_a_null_among_the_rotary_settings_is_left_out() -> None:
+    rope = YARN | {"mscale": None, "mscale_all_dim": None, "rope_theta": THETA, "beta_fast": 3.0}
+    whole = {"hidden_size": 4096, "num_attention_heads": 32, "rope_scaling": rope}
+    told = mended(whole, mends("Qwen2ForCausalLM", whole))["rope_scaling"]
+    assert "mscale" not in told
+    assert "mscale_all_dim" not in told
+
+
+def test_a_granites_scale_of_attention_is_no_whole_number() -> None:
+    """The runtime does not load an attribute of another type."""
+    for name in ("GraniteForCausalLM", "GraniteMoeHybridForCausalLM"):
+        found = patch(name, attention_multiplier=1)["attention_multiplier"]
+        assert (found, type(found)) == (1.0, float)
+        assert patch(name, attention_multiplier=0.5) == {}

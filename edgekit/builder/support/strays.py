@@ -77,6 +77,19 @@ _TEXTS = frozenset(_READ_BY) | {
 _ROPES_OWN = frozenset(
     {"original_max_position_embeddings", "partial_rotary_factor", "rope_theta"}
 )  # fmt: skip
+_LINEAR = frozenset(
+    {
+        "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads",
+        "linear_num_value_heads", "linear_value_head_dim",
+    }
+)  # fmt: skip
+_NULLS = _LINEAR | {
+    "compression_ratio", "ffn_hidden_size", "moe_intermediate_size",
+    "original_max_position_embeddings", "rope_embedding_base", "rope_position_scale", "seq_length",
+}  # fmt: skip
+"""The builder computes with them wherever config.json has the key, also with null."""
+_ROPE_NULLS = frozenset({"long_mscale", "mscale", "mscale_all_dim", "short_mscale"})
+"""The same among the rotary settings."""
 _NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "compression_ratio": (1.0,),
     "rope_position_scale": (1.0,),
@@ -136,6 +149,19 @@ def misplaced(text: dict[str, Any]) -> Mend | None:
         {key: dict.fromkeys(found)},
         f"{_left_out(found, f' of {key}')}: that is no setting of RoPE",
     )
+
+
+def nulls(text: dict[str, Any]) -> Mend | None:
+    """The keys that are null, which is no setting for transformers and one for the builder."""
+    key, rope = rotary(text)
+    empty = sorted(each for each in _NULLS if text.get(each, 0) is None)
+    inner = sorted(each for each in _ROPE_NULLS if rope.get(each, 0) is None)
+    if not (empty or inner):
+        return None
+    patch: dict[str, Any] = dict.fromkeys(empty)
+    if inner:
+        patch[key] = dict.fromkeys(inner)
+    return Mend(patch, f"{_left_out(empty + inner)}: null is no setting")
 
 
 def _left_out(keys: list[str], place: str = "") -> str:
