@@ -124,7 +124,7 @@ def _weights(
         reporter.progress("comparing with the source", share)
 
     def all_matrices() -> list[dict[str, str]]:
-        found, counts = matrices(store, checkpoint, original.config, original.tied, tell)
+        found, counts = matrices(store, checkpoint, original.config, tell)
         seen.count(counts)
         return found
 

@@ -71,18 +71,15 @@ class CheckpointTensors:
         """The element type of a tensor, as in torch."""
         return _TYPES.get(self._where[name].kind, "")
 
-    def matrix(
-        self, kind: str, layer: int | None, shape: tuple[int, int], tied: bool
-    ) -> list[Rows] | None:
+    def matrix(self, kind: str, layer: int | None, shape: tuple[int, int]) -> list[Rows] | None:
         """Where the rows of a matrix stand, one after the other; None where they are not found.
 
         Args:
             kind: the builder's name, such as `qkv_proj`, `embed_tokens` or `lm_head`.
             shape: (outputs, inputs).
-            tied: the head is the embedding.
         """
         if layer is None:
-            found = self._table(kind, tied)
+            found = self._table(kind)
             whole = [found] if found else []
         else:
             one = self._in_layer(layer, kind, "weight")
@@ -97,10 +94,11 @@ class CheckpointTensors:
             return None
         return self._of_joined(kind, layer, shape)
 
-    def _table(self, kind: str, tied: bool) -> str | None:
+    def _table(self, kind: str) -> str | None:
+        """transformers takes a head that is stored, also where config.json ties it."""
         heads = [n for n in self._others if re.search(_HEAD, n)]
         tables = [n for n in self._others if re.search(_EMBEDDING, n)]
-        if kind == "lm_head" and heads and not tied:
+        if kind == "lm_head" and heads:
             return heads[0]
         if kind in ("lm_head", "embed_tokens"):
             return next(iter(tables or heads), None)
