@@ -11,6 +11,7 @@ from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
 
+EACH: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 0}
 TEXT: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
 
 
@@ -38,6 +39,9 @@ def refused(name: str, provider: str = "cpu", **config: Any) -> str:
         ("LlamaForCausalLM", "hidden_activation", "relu"),
         ("LlamaForCausalLM", "num_local_experts", 4),
         ("LlamaForCausalLM", "ffn_hidden_size", 64),
+        ("LlamaForCausalLM", "rope_position_scale", 0),
+        ("Phi3ForCausalLM", "moe_intermediate_size", 0),
+        ("Lfm2MoeForCausalLM", "num_local_experts", 0),
         ("Ernie4_5ForCausalLM", "compression_ratio", 2.0),
         ("Ernie4_5ForCausalLM", "moe_intermediate_size", 64),
         ("GraniteForCausalLM", "sliding_window", 8),
@@ -282,10 +286,10 @@ def test_rotary_settings_of_a_wrong_type_are_refused_by_field(rope: dict[str, An
         ("Gemma3ForCausalLM", {"max_position_embeddings": 32768, "sliding_window": 512}, 512),
         ("Gemma2ForCausalLM", {"layer_types": ["full_attention"] * 2}, 0),
         ("Qwen2ForCausalLM", {"sliding_window": 4096, "use_sliding_window": False}, 0),
-        ("Qwen2ForCausalLM", {"sliding_window": 4096, "use_sliding_window": True}, 4096),
+        ("Qwen2ForCausalLM", EACH | {"sliding_window": 4096}, 4096),
         (
             "Qwen2ForCausalLM",
-            {"sliding_window": 4096, "use_sliding_window": True, "max_position_embeddings": 2048},
+            EACH | {"sliding_window": 4096, "max_position_embeddings": 2048},
             2048,
         ),
         ("LlamaForCausalLM", {"sliding_window": 4096}, 0),

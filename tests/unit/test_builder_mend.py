@@ -11,7 +11,13 @@ import pytest
 
 from edgekit.builder.make.told import as_told
 from edgekit.builder.support.architectures import support_of
-from edgekit.builder.support.mend import ATTRIBUTES, mended, mends, merge_patch
+from edgekit.builder.support.mend import (
+    ATTRIBUTES,
+    mended,
+    mends,
+    merge_patch,
+    sliding_window,
+)
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 HEAD, THETA = 128, 1e6
@@ -273,6 +279,33 @@ def test_a_window_that_no_layer_has_is_the_whole_context() -> None:
     assert patch("Qwen2ForCausalLM", sliding_window=16, **config) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        ("Qwen2ForCausalLM", {}, True),  # those behind layer 28, by its class
+        ("Qwen3ForCausalLM", {"max_window_layers": 2}, True),
+        ("Qwen3ForCausalLM", {"max_window_layers": 1}, False),
+        ("Qwen2_5_VLForConditionalGeneration", {"num_hidden_layers": 36}, True),
+        ("Qwen2ForCausalLM", {"num_hidden_layers": 36}, False),
+        ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 1]}, True),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 1}, True),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 2}, False),
+        ("Gemma2ForCausalLM", {}, False),
+    ],
+)
+def test_a_class_that_gives_no_layer_its_window_has_none(
+    name: str, config: dict[str, Any], told: bool
+) -> None:
+    """The runtime would take it for one of all layers, and fail at the first longer text."""
+    whole = {
+        "num_hidden_layers": 2, "max_position_embeddings": 512, "sliding_window": 16,
+        "use_sliding_window": True, **config,
+    }  # fmt: skip
+    found = mended(whole, mends(name, whole))
+    assert found["sliding_window"] == (512 if told else 16)
+    assert sliding_window(name, whole) == (0 if told else 16)
+
+
 def test_a_quantisation_of_null_is_left_out() -> None:
     assert patch("LlamaForCausalLM", quantization_config=None) == {"quantization_config": None}
     assert patch("LlamaForCausalLM", text_config=None) == {"text_config": None}
@@ -289,7 +322,8 @@ def test_a_quantisation_of_null_is_left_out() -> None:
     "key",
     [
         "compression_ratio", "ffn_hidden_size", "linear_conv_kernel_dim", "linear_num_key_heads",
-        "moe_intermediate_size", "original_max_position_embeddings", "rope_position_scale",
+        "moe_intermediate_size", "num_experts", "num_local_experts",
+        "original_max_position_embeddings", "partial_rotary_factor", "rope_position_scale",
         "seq_length",
     ],
 )  # fmt: skip

@@ -68,7 +68,7 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
     if name not in _REMOTE:
         found += [
             strays(name, text), misplaced(text), rotated_part(name, text), sections(name, text),
-            nulls(text),
+            nulls(name, text),
         ]  # fmt: skip
     found += [
         _window(name, text), _long_window(name, text), _epsilon(name, text), _context(name, text),
@@ -144,25 +144,36 @@ def sliding_window(name: str, config: dict[str, Any]) -> int:
         return window_of(name, text) or 0
     if name not in WINDOWS or (name in SWITCHED and not text.get("use_sliding_window")):
         return 0
-    kinds = text.get("layer_types")
-    if kinds is not None and "sliding_attention" not in kinds:
+    if _nobodys(name, text):
         return 0
     window = text.get("sliding_window", WINDOWS[name])
     return min(window or 0, text.get("max_position_embeddings") or window or 0)
 
 
+def _nobodys(name: str, text: dict[str, Any]) -> bool:
+    """No layer has the window, as `layer_types` says or as the class completes it."""
+    kinds = text.get("layer_types")
+    if kinds is not None:
+        return "sliding_attention" not in kinds
+    if name == "SmolLM3ForCausalLM":
+        return True  # of its class only the layers without rotary positions, which are refused
+    if name == "Gemma3ForCausalLM":
+        return bool(text.get("sliding_window_pattern") == 1)
+    first, layers = text.get("max_window_layers", SWITCHED.get(name)), text.get("num_hidden_layers")
+    return isinstance(first, int) and isinstance(layers, int) and first >= layers
+
+
 def _long_window(name: str, text: dict[str, Any]) -> Mend | None:
     """A window beyond the context: the runtime wants a cache that holds all of it.
 
-    It wants one for a window that no layer has, too.
+    A window that no layer has is taken for one of all layers, as soon as a text is longer.
     """
     longest = text.get("max_position_embeddings")
     window = text.get("sliding_window", WINDOWS.get(name))
     on = name in WINDOWS and (name not in SWITCHED or text.get("use_sliding_window"))
     if not (on and longest and window) or window == longest:
         return None
-    kinds = text.get("layer_types")
-    nobodys = kinds is not None and "sliding_attention" not in kinds
+    nobodys = _nobodys(name, text)
     if window < longest and not nobodys:
         return None
     why = "no layer has it" if nobodys else "which is the whole context"
