@@ -71,15 +71,22 @@ class CheckpointTensors:
         """The element type of a tensor, as in torch."""
         return _TYPES.get(self._where[name].kind, "")
 
-    def matrix(self, kind: str, layer: int | None, shape: tuple[int, int]) -> list[Rows] | None:
+    def stores_head(self) -> bool:
+        """Whether a head is stored: transformers takes it, also where config.json ties it."""
+        return any(re.search(_HEAD, name) for name in self._others)
+
+    def matrix(
+        self, kind: str, layer: int | None, shape: tuple[int, int], tied: bool
+    ) -> list[Rows] | None:
         """Where the rows of a matrix stand, one after the other; None where they are not found.
 
         Args:
             kind: the builder's name, such as `qkv_proj`, `embed_tokens` or `lm_head`.
             shape: (outputs, inputs).
+            tied: the head is the embedding.
         """
         if layer is None:
-            found = self._table(kind)
+            found = self._table(kind, tied)
             whole = [found] if found else []
         else:
             one = self._in_layer(layer, kind, "weight")
@@ -94,11 +101,10 @@ class CheckpointTensors:
             return None
         return self._of_joined(kind, layer, shape)
 
-    def _table(self, kind: str) -> str | None:
-        """transformers takes a head that is stored, also where config.json ties it."""
+    def _table(self, kind: str, tied: bool) -> str | None:
         heads = [n for n in self._others if re.search(_HEAD, n)]
         tables = [n for n in self._others if re.search(_EMBEDDING, n)]
-        if kind == "lm_head" and heads:
+        if kind == "lm_head" and heads and not tied:
             return heads[0]
         if kind in ("lm_head", "embed_tokens"):
             return next(iter(tables or heads), None)

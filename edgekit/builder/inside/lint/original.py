@@ -46,6 +46,7 @@ class Original:
 
     Attributes:
         whole, config: the configuration, and that of its text model.
+        tied: the head is the embedding.
         parameters: names of the layers' parameters, without the layer.
     """
 
@@ -60,6 +61,8 @@ class Original:
                 model = AutoModelForCausalLM.from_config(self.whole, trust_remote_code=trust)
             except ValueError:  # no class for text alone
                 model = AutoModelForImageTextToText.from_config(self.whole)
+        head, table = model.get_output_embeddings(), model.get_input_embeddings()
+        self.tied = head is not None and head.weight is table.weight
         self.parameters = {
             match[2] for name, _ in model.named_parameters() if (match := _LAYER.search(name))
         }

@@ -37,19 +37,21 @@ def matrices(
     store: Store,
     source: CheckpointTensors,
     config: Any,
+    tied: bool,
     tell: Callable[[float], None],
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """The blocks and rows that differ, and what was compared: counts, and names left out.
 
     Args:
         config: the source's configuration of the text model.
+        tied: the head is the embedding.
         tell: told the share that is done.
     """
     stored = store.matrices()
     own = _own(config)
     placed, left = [], list(store.experts())
     for matrix in stored:
-        if places := source.matrix(matrix.kind, matrix.layer, matrix.shape):
+        if places := source.matrix(matrix.kind, matrix.layer, matrix.shape, tied):
             placed.append((matrix, places))
         else:
             left.append(matrix.name)
