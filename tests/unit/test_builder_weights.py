@@ -380,6 +380,15 @@ def test_the_next_step_for_two_heads_names_every_key_that_ties(tmp_path: Path) -
     assert "set tie_word_embeddings of text_config to false" in said
 
 
+def test_a_language_part_outside_of_text_config_is_refused(tmp_path: Path) -> None:
+    """transformers would make one of the class's own size, of tens of gigabytes."""
+    for name in ("Qwen3VLForConditionalGeneration", "Mistral3ForConditionalGeneration"):
+        said = refusal(write_model(tmp_path / name, architectures=[name]))
+        assert "has no text_config" in said
+    older = write_model(tmp_path / "m", architectures=["Qwen2_5_VLForConditionalGeneration"])
+    taken(older)  # which transformers does read
+
+
 # --- a matrix that looks like the head -----------------------------------------------------------
 
 

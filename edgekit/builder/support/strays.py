@@ -93,6 +93,8 @@ _ALSO_ZERO = frozenset(
     }
 )  # fmt: skip
 """The builder computes with their 0, too."""
+_ZERO_HARMS = frozenset({"attn_logit_softcapping", "swiglu_limit"})
+"""With 0 it makes a model that the runtime does not load, or another one."""
 _NULLS = _LINEAR | _ALSO_ZERO | {
     "num_experts", "num_local_experts", "original_max_position_embeddings", "partial_rotary_factor",
 }  # fmt: skip
@@ -183,11 +185,11 @@ def _left_out(keys: list[str], place: str = "") -> str:
 
 def _says_something(name: str, key: str, text: dict[str, Any]) -> bool:
     value = text.get(key)
-    if key in _ALSO_ZERO or (key == "num_local_experts" and name in _EXPERTS):
+    if key in _ALSO_ZERO | _ZERO_HARMS or (key == "num_local_experts" and name in _EXPERTS):
         return value not in (None, *_NO_EFFECT.get(key, ()))
     if key == "hidden_activation":
         # as in Gemma 1.1, which has it under both names
-        return bool(value) and value != text.get("hidden_act")
+        return value is not None and value != text.get("hidden_act")
     if key == "layer_types":
         return isinstance(value, list) and set(value) != {"full_attention"}
     return bool(value) and value not in _NO_EFFECT.get(key, ())

@@ -54,7 +54,7 @@ def wrong_weights(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     if quantised and quantised not in _PACKED_METHODS:
         return None
     if wanted is None:
-        return None if quantised else _essentials(config, shapes)
+        return None if quantised else _no_text_part(config) or _essentials(config, shapes)
     present = {name.removeprefix("model."): name for name in shapes}
     lost = [name for name in wanted if name not in present]
     if is_tied(config) and HEAD in present and lost[:1] == [EMBEDDING]:
@@ -83,6 +83,18 @@ def without_values(shapes: Shapes) -> Refusal | None:
                 "download the model again; or save it again if a tool of your own wrote the file",
             )
     return None
+
+
+def _no_text_part(config: Mapping[str, Any]) -> Refusal | None:
+    """transformers would make a model of the size that the class has, of tens of gigabytes."""
+    name = architecture_of(config)
+    if name not in _IN_TEXT_CONFIG or config.get("text_config"):
+        return None
+    return Refusal(
+        f"config.json of {name} has no text_config",
+        "transformers does not read the settings of the language model beside it",
+        "take the config.json of the original model",
+    )
 
 
 def _essentials(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
@@ -250,6 +262,14 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= _LEAST_SHARE else "a few"
 
 
+_IN_TEXT_CONFIG = frozenset(
+    {
+        "Lfm2VlForConditionalGeneration", "Mistral3ForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+    }
+)  # fmt: skip
+"""A Qwen2.5-VL's settings may be beside `text_config`, too."""
 _ALONE = frozenset({"Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"})
 _LEAST_SHARE = 0.01
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
