@@ -78,7 +78,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     option_files: dict[str, dict[str, str]]
     toolchain: str
     context: int = DEFAULT_CONTEXT
-    steps: int = 5
+    steps: int = 4
     vision: VisionPrecision | msgspec.UnsetType = msgspec.UNSET
 
     def build_id(self) -> str:

@@ -23,6 +23,7 @@ from edgekit.builder.support.weights import (
     embedding_and_head,
     head_lookalike,
     lost_by_type,
+    no_text_part,
     too_many_layers,
     without_values,
     wrong_weights,
@@ -53,7 +54,7 @@ def unsound(
         settings, tensors = read_adapter(Path(adapter).expanduser())
         theirs = {name: tensor.shape for name, tensor in tensors.items()}
         found = no_adapter_for(config) or wrong_adapter(settings, theirs, shapes, listed=listed)
-    return found
+    return found or no_text_part(config)
 
 
 def two_heads(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:

@@ -54,7 +54,7 @@ def wrong_weights(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     if quantised and quantised not in _PACKED_METHODS:
         return None
     if wanted is None:
-        return None if quantised else _no_text_part(config) or _essentials(config, shapes)
+        return None if quantised else _essentials(config, shapes)
     present = {name.removeprefix("model."): name for name in shapes}
     lost = [name for name in wanted if name not in present]
     if is_tied(config) and HEAD in present and lost[:1] == [EMBEDDING]:
@@ -85,8 +85,11 @@ def without_values(shapes: Shapes) -> Refusal | None:
     return None
 
 
-def _no_text_part(config: Mapping[str, Any]) -> Refusal | None:
-    """transformers would make a model of the size that the class has, of tens of gigabytes."""
+def no_text_part(config: Mapping[str, Any]) -> Refusal | None:
+    """Refuse a language part beside `text_config`, of a class that does not look there.
+
+    transformers would make a model of the size that the class has, of tens of gigabytes.
+    """
     name = architecture_of(config)
     if name not in _IN_TEXT_CONFIG or config.get("text_config"):
         return None
