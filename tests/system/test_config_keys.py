@@ -142,8 +142,9 @@ def test_a_key_that_one_of_them_reads_alone_is_known(packages: Path, name: str) 
 
 OF_ALL = {
     "is_causal",  # refused where it is off
+    "per_layer_config",  # refused
     "head_dim", "hidden_size", "num_attention_heads", "rope_parameters", "default_theta",
-    "standardize_rope_params", "validate_rope", "per_layer_config",  # of the rotary settings
+    "standardize_rope_params", "validate_rope",  # of the rotary settings
     "attention_chunk_size", "layer_types", "sliding_window", "_attn_implementation",
     "get_text_config",  # of layers that a family's own code asks for
 }  # fmt: skip

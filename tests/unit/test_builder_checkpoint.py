@@ -89,6 +89,14 @@ def test_a_tied_head_is_the_embedding(folder: Path, tied: bool, name: str) -> No
     assert places == [Rows(name, 0, 16)]
 
 
+def test_a_head_that_is_stored_is_known(folder: Path, tmp_path: Path) -> None:
+    """transformers takes it, also where only the class of the model ties it."""
+    assert CheckpointTensors(folder).stores_head()
+    (alone := tmp_path / "alone").mkdir()
+    write(alone / "model.safetensors", {"model.embed_tokens.weight": numbers(16, 8)})
+    assert not CheckpointTensors(alone).stores_head()
+
+
 def test_what_was_not_asked_for_is_known(folder: Path) -> None:
     source = CheckpointTensors(folder)
     source.matrix("qkv_proj", 3, (8, 8), tied=False)

@@ -11,6 +11,7 @@ from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
 
+EACH: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 0}
 TEXT: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
 
 
@@ -38,6 +39,12 @@ def refused(name: str, provider: str = "cpu", **config: Any) -> str:
         ("LlamaForCausalLM", "hidden_activation", "relu"),
         ("LlamaForCausalLM", "num_local_experts", 4),
         ("LlamaForCausalLM", "ffn_hidden_size", 64),
+        ("LlamaForCausalLM", "rope_position_scale", 0),
+        ("Phi3ForCausalLM", "moe_intermediate_size", 0),
+        ("Lfm2MoeForCausalLM", "num_local_experts", 0),
+        ("Lfm2MoeForCausalLM", "swiglu_limit", 0.0),
+        ("Phi3ForCausalLM", "attn_logit_softcapping", 0),
+        ("Phi3ForCausalLM", "hidden_activation", ""),
         ("Ernie4_5ForCausalLM", "compression_ratio", 2.0),
         ("Ernie4_5ForCausalLM", "moe_intermediate_size", 64),
         ("GraniteForCausalLM", "sliding_window", 8),
@@ -104,6 +111,14 @@ def test_a_hybrid_granite_without_rotary_positions_is_refused(kind: str | None) 
     assert refused(name, position_embedding_type="rope", **attending) == ""
 
 
+def test_the_second_name_of_layer_types_is_the_one_that_counts() -> None:
+    """transformers sets it last."""
+    name, attending, mamba = "GraniteMoeHybridForCausalLM", ["attention"], ["mamba"]
+    rope: dict[str, Any] = {"position_embedding_type": "rope"}
+    assert "Mamba" in refused(name, layer_types=attending, layers_block_type=mamba, **rope)
+    assert refused(name, layer_types=mamba, layers_block_type=attending, **rope) == ""
+
+
 @pytest.mark.parametrize("kinds", [{}, {"layers_block_type": ["mamba"]}, {"layer_types": None}])
 def test_a_hybrid_granite_is_one_of_mamba_layers_by_itself(kinds: dict[str, Any]) -> None:
     name = "GraniteMoeHybridForCausalLM"
@@ -130,6 +145,19 @@ def test_a_hybrid_granite_is_one_of_mamba_layers_by_itself(kinds: dict[str, Any]
             "",
         ),
         ("Qwen2ForCausalLM", {"sliding_window": 0}, ""),  # use_sliding_window is off
+        ("GraniteForCausalLM", {"logits_scaling": 0}, "logits_scaling"),
+        (
+            "LlamaForCausalLM",
+            {"per_layer_config": {"0": {"rms_norm_eps": 1.0}}},
+            "per_layer_config",
+        ),
+        ("Qwen3ForCausalLM", {"per_layer_config": {}}, ""),
+        ("Qwen3ForCausalLM", {"per_layer_config": None}, ""),
+        (
+            "Qwen3VLForConditionalGeneration",
+            {"text_config": TEXT | {"per_layer_config": {"1": {"head_dim": 8}}}},
+            "per_layer_config",
+        ),
     ],
 )
 def test_a_setting_that_the_runtime_takes_for_another_one_is_refused(
@@ -261,10 +289,10 @@ def test_rotary_settings_of_a_wrong_type_are_refused_by_field(rope: dict[str, An
         ("Gemma3ForCausalLM", {"max_position_embeddings": 32768, "sliding_window": 512}, 512),
         ("Gemma2ForCausalLM", {"layer_types": ["full_attention"] * 2}, 0),
         ("Qwen2ForCausalLM", {"sliding_window": 4096, "use_sliding_window": False}, 0),
-        ("Qwen2ForCausalLM", {"sliding_window": 4096, "use_sliding_window": True}, 4096),
+        ("Qwen2ForCausalLM", EACH | {"sliding_window": 4096}, 4096),
         (
             "Qwen2ForCausalLM",
-            {"sliding_window": 4096, "use_sliding_window": True, "max_position_embeddings": 2048},
+            EACH | {"sliding_window": 4096, "max_position_embeddings": 2048},
             2048,
         ),
         ("LlamaForCausalLM", {"sliding_window": 4096}, 0),

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from edgekit.builder.make.told import as_told
-from edgekit.builder.support.mend import ATTRIBUTES, mended, mends, merge_patch
+from edgekit.builder.support.architectures import support_of
+from edgekit.builder.support.mend import (
+    ATTRIBUTES,
+    mended,
+    mends,
+    merge_patch,
+    sliding_window,
+)
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 HEAD, THETA = 128, 1e6
@@ -109,10 +116,28 @@ def test_gemma_3_gets_its_two_rotary_bases(config: dict[str, Any]) -> None:
     [
         {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
         {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}},
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 8.0}}},
+        {"rope_parameters": {"sliding_attention": {"type": "yarn", "factor": 8.0}}},
+        {
+            "rope_parameters": {"full_attention": {"rope_type": "default"}},
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
     ],
 )
 def test_a_gemma_3_that_scales_some_layers_is_not_mended(config: dict[str, Any]) -> None:
     assert patch("Gemma3ForCausalLM", **config) == {}
+    refusal = support_of({"architectures": ["Gemma3ForCausalLM"]} | config, "fp32", "cpu").refusal
+    assert refusal is not None
+    assert "270 M and 1 B alone" in refusal.what
+
+
+def test_a_gemma_3_takes_the_base_of_rope_scaling_before_all_others() -> None:
+    near = {"rope_type": "default", "rope_theta": 7.0}
+    for ropes in ({}, {"rope_parameters": {"full_attention": near, "sliding_attention": near}}):
+        scaling = {"rope_type": "default", "rope_theta": 500.0}
+        found = patch("Gemma3ForCausalLM", **ropes, rope_scaling=scaling, rope_theta=9.0)
+        assert found[ATTRIBUTES]["rope_parameters"]["rope_theta"] == 500.0
+        assert found[ATTRIBUTES]["rope_local_base_freq"] == (7.0 if ropes else 1e4)
 
 
 def border(rotations: float) -> float:
@@ -204,7 +229,7 @@ def test_the_language_model_is_that_of_text_config() -> None:
 
 
 MROPE = {
-    "hidden_size": 256, "num_attention_heads": 4,
+    "hidden_size": 256, "num_attention_heads": 4, "head_dim": 64,
     "rope_parameters": {"rope_type": "default", "mrope_section": [16, 8, 8]},
 }  # fmt: skip
 
@@ -217,6 +242,15 @@ def test_a_model_that_sees_has_sections_that_fit(sections: object) -> None:
     whole = {key: value for key, value in MROPE.items() if key != "rope_parameters"}
     told = patch("Qwen3VLForConditionalGeneration", text_config=whole)["text_config"]
     assert told["rope_parameters"]["mrope_section"] == [12, 10, 10]
+
+
+def test_the_sections_are_those_of_whole_heads_where_transformers_rotates_them() -> None:
+    rope = {"rope_type": "default", "mrope_section": [16, 8, 8], "partial_rotary_factor": 0.5}
+    told = patch("Qwen3VLForConditionalGeneration", text_config={**MROPE, "rope_parameters": rope})
+    assert "mrope_section" not in told["text_config"]["rope_parameters"]
+    bare = {k: v for k, v in MROPE.items() if k not in ("head_dim", "rope_parameters")}
+    found = patch("Qwen3VLForConditionalGeneration", text_config=bare)["text_config"]
+    assert sum(found["rope_parameters"]["mrope_section"]) == 64  # heads of 128 by its class
 
 
 def test_what_is_no_setting_of_rope_is_left_out_of_it() -> None:
@@ -245,6 +279,73 @@ def test_a_window_that_no_layer_has_is_the_whole_context() -> None:
     assert patch("Qwen2ForCausalLM", sliding_window=16, **config) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        ("Qwen2ForCausalLM", {}, True),  # those behind layer 28, by its class
+        ("Qwen3ForCausalLM", {"max_window_layers": 2}, True),
+        ("Qwen3ForCausalLM", {"max_window_layers": 1}, False),
+        ("Qwen2_5_VLForConditionalGeneration", {"num_hidden_layers": 36}, True),
+        ("Qwen2ForCausalLM", {"num_hidden_layers": 36}, False),
+        ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 1]}, True),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 1}, True),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 2}, False),
+        ("Gemma2ForCausalLM", {}, False),
+    ],
+)
+def test_a_class_that_gives_no_layer_its_window_has_none(
+    name: str, config: dict[str, Any], told: bool
+) -> None:
+    """The runtime would take it for one of all layers, and fail at the first longer text."""
+    whole = {
+        "num_hidden_layers": 2, "max_position_embeddings": 512, "sliding_window": 16,
+        "use_sliding_window": True, **config,
+    }  # fmt: skip
+    found = mended(whole, mends(name, whole))
+    assert found["sliding_window"] == (512 if told else 16)
+    assert sliding_window(name, whole) == (0 if told else 16)
+
+
 def test_a_quantisation_of_null_is_left_out() -> None:
     assert patch("LlamaForCausalLM", quantization_config=None) == {"quantization_config": None}
+    assert patch("LlamaForCausalLM", text_config=None) == {"text_config": None}
     assert patch("LlamaForCausalLM") == {}
+    nothing: tuple[dict[str, Any] | None, ...] = (None, {})
+    for empty in nothing:
+        for name in ("Qwen3_5ForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"):
+            changes = mends(name, {"text_config": {"vocab_size": 64, "quantization_config": empty}})
+            told = {"text_config": {"quantization_config": None}}
+            assert told in [each.patch for each in changes]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "compression_ratio", "ffn_hidden_size", "linear_conv_kernel_dim", "linear_num_key_heads",
+        "moe_intermediate_size", "num_experts", "num_local_experts",
+        "original_max_position_embeddings", "partial_rotary_factor", "rope_position_scale",
+        "seq_length",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["Gemma2ForCausalLM", "Ernie4_5ForCausalLM", "PhiForCausalLM"])
+def test_a_null_that_the_builder_computes_with_is_left_out(name: str, key: str) -> None:
+    changes = mends(name, {key: None, "rms_norm_eps": 1e-5})
+    assert [each.patch for each in changes] == [{key: None}]
+    inner = mends("Qwen3VLForConditionalGeneration", {"text_config": {key: None}})
+    assert {"text_config": {key: None}} in [each.patch for each in inner]
+
+
+def test_a_null_among_the_rotary_settings_is_left_out() -> None:
+    rope = YARN | {"mscale": None, "mscale_all_dim": None, "rope_theta": THETA, "beta_fast": 3.0}
+    whole = {"hidden_size": 4096, "num_attention_heads": 32, "rope_scaling": rope}
+    told = mended(whole, mends("Qwen2ForCausalLM", whole))["rope_scaling"]
+    assert "mscale" not in told
+    assert "mscale_all_dim" not in told
+
+
+def test_a_granites_scale_of_attention_is_no_whole_number() -> None:
+    """The runtime does not load an attribute of another type."""
+    for name in ("GraniteForCausalLM", "GraniteMoeHybridForCausalLM"):
+        found = patch(name, attention_multiplier=1)["attention_multiplier"]
+        assert (found, type(found)) == (1.0, float)
+        assert patch(name, attention_multiplier=0.5) == {}

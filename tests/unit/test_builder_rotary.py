@@ -9,6 +9,7 @@ import pytest
 
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.support.rotary import head_width
 
 TEXT: dict[str, Any] = {
     "hidden_size": 256,
@@ -19,6 +20,7 @@ YARN = {
     "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
     "original_max_position_embeddings": 4096,
 }  # fmt: skip
+MXFP4 = {"quant_method": "mxfp4"}
 GROWN = 0.1 * math.log(4)  # of a factor of 4
 LONG = {
     "short_factor": [1.0] * 32, "long_factor": [2.0] * 32, "type": "longrope",
@@ -195,3 +197,57 @@ def test_ministral_is_refused_beyond_the_length_where_its_queries_are_scaled() -
     assert "--context 4096" in said(8192)
     assert "--context 4096" in said(0)
     assert said(4096) == ""
+
+
+@pytest.mark.parametrize("inner", [{}, {"original_max_position_embeddings": 256}])
+def test_a_phi_3s_original_context_is_that_beside_the_rotary_settings(
+    inner: dict[str, Any],
+) -> None:
+    """Its class has 4096 where config.json leaves the key out, and prefers that, too."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0], **inner}
+    found = told("Phi3ForCausalLM", rope_parameters=rope)
+    assert found["original_max_position_embeddings"] == 4096
+    found = told("Phi3ForCausalLM", rope_parameters=rope, original_max_position_embeddings=512)
+    assert found["original_max_position_embeddings"] == 512
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", None])
+def test_longrope_is_told_by_its_old_name_whatever_that_says(kind: str | None) -> None:
+    """transformers reads `rope_type` first, the builder takes the magnitude by `type`."""
+    rope = LONG | {"type": kind, "rope_type": "longrope"}
+    config = {"rope_scaling": rope, "original_max_position_embeddings": 4096}
+    assert told("Phi3ForCausalLM", **config)["rope_scaling"]["type"] == "longrope"
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_longrope_without_a_magnitude_is_refused(factor: float, key: str) -> None:
+    kind = "rope_type" if key == "rope_parameters" else "type"
+    rope = {k: v for k, v in LONG.items() if k != "type"} | {kind: "longrope"}
+    config = {key: rope | {"attention_factor": factor}, "original_max_position_embeddings": 4096}
+    assert "attention factor is not above zero" in refused("Phi3ForCausalLM", **config)
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("Qwen3ForCausalLM", 128), ("GemmaForCausalLM", 256), ("Gemma2ForCausalLM", 256),
+        ("GptOssForCausalLM", 64), ("Ernie4_5ForCausalLM", 128), ("LlamaForCausalLM", 32),
+    ],
+)  # fmt: skip
+def test_heads_are_as_wide_as_the_class_has_them(name: str, width: int) -> None:
+    """YaRN's borders depend on it; config.json may leave the width out."""
+    text = {"hidden_size": 128, "num_attention_heads": 4, "rope_parameters": YARN}
+    assert head_width(name, text) == width
+    if name != "LlamaForCausalLM":
+        found, explicit = (told(name, **text, **more) for more in ({}, {"head_dim": width}))
+        assert found["rope_parameters"] == explicit["rope_parameters"]
+
+
+def test_a_gpt_oss_without_rotary_settings_has_those_of_its_class() -> None:
+    turns = {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 64}
+    assert refused("GptOssForCausalLM", quantization_config=MXFP4, **turns, rope_theta=1.5e5) == ""
+    said = refused("GptOssForCausalLM", quantization_config=MXFP4, **turns, rope_theta=50.0)
+    assert "these borders" in said
+    said = refused("GptOssForCausalLM", quantization_config=MXFP4, **turns, rope_parameters={})
+    assert "type default" in said

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from edgekit.builder.make.prepare import prepare
+from edgekit.builder.make.told import as_told
 from edgekit.builder.plan.gather import plan_build
 from edgekit.builder.plan.plan import Plan
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.source.soundness import unsound
 from edgekit.builder.source.values import Slice, same_values
-from edgekit.builder.support.families import expected_tensors, is_tied
+from edgekit.builder.support.families import expected_tensors, is_tied, says_tied, tying
 from edgekit.builder.support.leftovers import explained, is_leftover
-from edgekit.builder.support.weights import head_lookalike, wrong_weights
+from edgekit.builder.support.weights import head_lookalike, lost_by_type, wrong_weights
 from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 from tests.building import silent
@@ -315,6 +316,79 @@ def test_what_config_json_leaves_out_is_the_default_of_the_class() -> None:
     assert is_tied(silent_ | {"text_config": {"tie_word_embeddings": True}})
 
 
+@pytest.mark.parametrize(
+    ("name", "whole", "inner", "said"),
+    [
+        # transformers reads the whole model's key, which a few classes have as true
+        ("Mistral3ForConditionalGeneration", None, False, None),
+        ("Mistral3ForConditionalGeneration", None, None, None),
+        ("Mistral3ForConditionalGeneration", False, True, False),
+        ("Mistral3ForConditionalGeneration", None, True, True),
+        ("Lfm2VlForConditionalGeneration", None, False, None),
+        ("Qwen3VLForConditionalGeneration", None, None, None),
+        ("Qwen3VLForConditionalGeneration", None, False, False),
+        ("Qwen3VLForConditionalGeneration", False, True, False),
+        # older files have it within text_config, and the class passes it on
+        ("Qwen2_5_VLForConditionalGeneration", False, True, True),
+        ("Qwen2_5_VLForConditionalGeneration", None, False, False),
+    ],
+)
+def test_the_key_that_ties_is_the_one_that_the_class_reads(
+    name: str, whole: bool | None, inner: bool | None, said: bool | None
+) -> None:
+    config = {
+        "architectures": [name], "tie_word_embeddings": whole,
+        "text_config": {"tie_word_embeddings": inner},
+    }  # fmt: skip
+    assert says_tied(config) is said
+    assert is_tied(config) is (said is True or (said is None and name[0] in "ML"))
+
+
+def test_an_lfm_2_ties_by_a_key_of_its_own() -> None:
+    for name in ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm2VlForConditionalGeneration"):
+        config = {"architectures": [name], "tie_embedding": False, "tie_word_embeddings": True}
+        assert not is_tied(config)
+        assert is_tied(config | {"tie_embedding": True, "tie_word_embeddings": False})
+        assert tying(config | {"tie_embedding": True}) == "tie_embedding and tie_word_embeddings"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_head_of_its_own_is_told_where_the_class_alone_ties_it(own: bool, tmp_path: Path) -> None:
+    """As in Mistral Small 3.1: the builder would make one of the two matrices do for both."""
+    config: dict[str, Any] = {
+        "architectures": ["Mistral3ForConditionalGeneration"], "text_config": LLAMA,
+        "tie_word_embeddings": None,
+    }  # fmt: skip
+    head = {"lm_head.weight": floats(*[float(own)] * (96 * 64), kind="BF16")}
+    source = write_model(tmp_path / "m", values=head, **config)
+    (work := tmp_path / "work").mkdir()
+    view, notes = as_told(source, work)
+    told = json.loads((view / "config.json").read_text())
+    assert told["tie_word_embeddings"] is (False if own else None)
+    assert ("a matrix of its own" in " ".join(notes)) is own
+    config["tie_word_embeddings"] = True
+    said = refusal(write_model(tmp_path / "n", values=head, **config)) if own else ""
+    assert not own or "set tie_word_embeddings to false" in said
+
+
+def test_the_next_step_for_two_heads_names_every_key_that_ties(tmp_path: Path) -> None:
+    head = {"lm_head.weight": floats(*[1.0] * (96 * 64), kind="BF16")}
+    name = "Qwen2_5_VLForConditionalGeneration"
+    inner = LLAMA | {"tie_word_embeddings": True}
+    config: dict[str, Any] = {"architectures": [name], "text_config": inner}
+    said = refusal(write_model(tmp_path / "m", values=head, **config))
+    assert "set tie_word_embeddings of text_config to false" in said
+
+
+def test_a_language_part_outside_of_text_config_is_refused(tmp_path: Path) -> None:
+    """transformers would make one of the class's own size, of tens of gigabytes."""
+    for name in ("Qwen3VLForConditionalGeneration", "Mistral3ForConditionalGeneration"):
+        said = refusal(write_model(tmp_path / name, architectures=[name]))
+        assert "has no text_config" in said
+    older = write_model(tmp_path / "m", architectures=["Qwen2_5_VLForConditionalGeneration"])
+    taken(older)  # which transformers does read
+
+
 # --- a matrix that looks like the head -----------------------------------------------------------
 
 
@@ -366,6 +440,26 @@ def test_weights_that_the_builder_rounds_are_noted(
     notes = " | ".join(taken(write_model(tmp_path / "m", TENSORS, stored, **config)))
     assert said in notes
     assert bool(said) == ("rounded" in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "inner", "named"),
+    [
+        # the builder loads the text part of a Qwen 3.5 by itself
+        ("Qwen3_5ForConditionalGeneration", {"dtype": "float32"}, {"torch_dtype": "float16"}, True),
+        ("Qwen3_5ForConditionalGeneration", {"dtype": "float32"}, {"dtype": "float16"}, True),
+        ("Qwen3_5ForConditionalGeneration", {"dtype": "float16"}, {}, False),
+        ("Qwen3VLForConditionalGeneration", {"dtype": "float32"}, {"dtype": "float16"}, False),
+        ("Qwen3VLForConditionalGeneration", {}, {"dtype": "float16"}, False),
+        ("Qwen3VLForConditionalGeneration", {"torch_dtype": "float16"}, {}, True),
+        ("LlamaForCausalLM", {"dtype": "float32", "torch_dtype": "float16"}, {}, False),
+    ],
+)
+def test_the_type_is_that_of_the_part_which_is_loaded(
+    name: str, whole: dict[str, str], inner: dict[str, str], named: bool
+) -> None:
+    config = {"architectures": [name], "text_config": {"vocab_size": 96, **inner}, **whole}
+    assert ("rounded to float16" in lost_by_type(config, {"F32": 10})) is named
 
 
 def test_a_few_weights_of_another_type_are_noted(tmp_path: Path) -> None:

@@ -140,6 +140,15 @@ def test_layouts_of_quantised_weights_that_the_builder_mistakes_are_refused(
     assert refusal is None or says in refusal.why
 
 
+def test_how_weights_are_quantised_stands_beside_text_config() -> None:
+    """transformers looks there alone, and the builder within text_config, too."""
+    name, given = "Qwen3_5ForConditionalGeneration", {"quant_method": "awq"}
+    inner = {"quantization_config": given}
+    assert "within text_config" in verdict(architectures=[name], text_config=inner)
+    assert verdict(architectures=[name], text_config={"quantization_config": None}) == ""
+    assert verdict(architectures=[name], quantization_config=given) == ""
+
+
 GRANITE = {
     "architectures": ["GraniteMoeHybridForCausalLM"],
     "position_embedding_type": "rope",

@@ -124,7 +124,8 @@ def _weights(
         reporter.progress("comparing with the source", share)
 
     def all_matrices() -> list[dict[str, str]]:
-        found, counts = matrices(store, checkpoint, original.config, original.tied, tell)
+        tied = original.tied and not checkpoint.stores_head()
+        found, counts = matrices(store, checkpoint, original.config, tied, tell)
         seen.count(counts)
         return found
 

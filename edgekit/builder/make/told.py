@@ -7,12 +7,15 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.make.renamed import rename
+from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import (
     CONFIG_NAME,
     read_config,
     read_object,
     read_template,
 )
+from edgekit.builder.source.soundness import own_head
+from edgekit.builder.support.families import tied_by_class
 from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
 from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
@@ -33,6 +36,8 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
     config, generation = read_config(source), read_object(source, GENERATION_NAME)
     original, family = config, family_of(config)
     changes = mends(architecture_of(config), config)
+    if tied_by_class(config) and (head := own_head(config, read_checkpoint(source) or {})):
+        changes += (head,)
     defaults = generation_mends(config, generation)
     if not (changes or defaults):
         return source, ()

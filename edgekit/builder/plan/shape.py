@@ -20,6 +20,7 @@ from edgekit.builder.plan.tensors import (
     is_decoder,
 )
 from edgekit.builder.support.modelconfig import architecture_of, language_part
+from edgekit.builder.support.rotary import HEAD_WIDTHS
 from edgekit.errors import UsageError
 
 _KV_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -27,7 +28,7 @@ _KV_LAYERS = frozenset({"full_attention", "sliding_attention"})
 # The config.json of these omits values that are defaults of the class (transformers 5.23).
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Gemma3ForConditionalGeneration": {
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208,
         "max_position_embeddings": 131072, "tie_word_embeddings": True,
     },
     "Gemma3ForCausalLM": {"tie_word_embeddings": True},
@@ -203,7 +204,9 @@ def _short_context(counted: _Config, rope: Mapping[str, Any], context: int) -> i
 def _text(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's part of config.json, completed by the class's defaults."""
     architecture = architecture_of(config)
+    width = {"head_dim": HEAD_WIDTHS[architecture]} if architecture in HEAD_WIDTHS else {}
     return {
+        **width,
         **_DEFAULTS.get(architecture, {}),
         **language_part(config),
         "architecture": architecture,

@@ -14,7 +14,8 @@ from edgekit.builder.source.adapter import read_adapter
 from edgekit.builder.source.safetensors import StoredTensor
 from edgekit.builder.source.values import same_values
 from edgekit.builder.support.adapter import no_adapter_for, wrong_adapter
-from edgekit.builder.support.families import is_tied
+from edgekit.builder.support.change import Mend
+from edgekit.builder.support.families import is_tied, tied_by_class, tying
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.packed import reordered
 from edgekit.builder.support.weights import (
@@ -22,6 +23,7 @@ from edgekit.builder.support.weights import (
     embedding_and_head,
     head_lookalike,
     lost_by_type,
+    no_text_part,
     too_many_layers,
     without_values,
     wrong_weights,
@@ -52,29 +54,52 @@ def unsound(
         settings, tensors = read_adapter(Path(adapter).expanduser())
         theirs = {name: tensor.shape for name, tensor in tensors.items()}
         found = no_adapter_for(config) or wrong_adapter(settings, theirs, shapes, listed=listed)
-    return found
+    return found or no_text_part(config)
 
 
 def two_heads(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:
     """Refuse a head of its own where config.json says that it is the embedding.
 
-    transformers takes the head of the file then, the builder the embedding.
+    transformers takes the head of the file then, the builder makes one of the two do for both.
     """
+    names = None if tied_by_class(config) else _other_head(config, tensors)
+    if names is None:
+        return None
+    keys = tying(config)
+    return Refusal(
+        f"{names[1]} is not the embedding, as config.json says",
+        f"by {keys}, and the two have different values; the builder would take one for the other, "
+        "where transformers takes the file's",
+        f"set {keys} to false in config.json to build the model that transformers loads; or "
+        f"remove {names[1]} if the embedding is the right head",
+    )
+
+
+def own_head(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Mend | None:
+    """The change for a head of its own where only the class says that it is the embedding.
+
+    As in Mistral Small 3.1, whose config.json is silent. transformers takes the head of the file;
+    the builder asks the class alone, and would make one of the two do for both.
+    """
+    if not tied_by_class(config) or _other_head(config, tensors) is None:
+        return None
+    return Mend(
+        {"tie_word_embeddings": False}, "its head is a matrix of its own, which the builder is told"
+    )
+
+
+def _other_head(
+    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+) -> tuple[str, str] | None:
+    """Embedding and head, where they are to be one matrix and are not."""
     names = embedding_and_head(tensors) if is_tied(config) else None
     if names is None:
         return None
     embedding, head = (tensors[name] for name in names)
-    if embedding.shape == head.shape and same_values(
+    same = embedding.shape == head.shape and same_values(
         (embedding.place, embedding.dtype), (head.place, head.dtype)
-    ):
-        return None
-    return Refusal(
-        f"{names[1]} is not the embedding, as config.json says",
-        "tie_word_embeddings is true, and the two have different values; the builder would take "
-        "the embedding for the head, where transformers takes the file's",
-        "set tie_word_embeddings to false in config.json to build the model that transformers "
-        f"loads; or remove {names[1]} if the embedding is the right head",
     )
+    return None if same else names
 
 
 def wrong_values(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:

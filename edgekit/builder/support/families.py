@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.support.modelconfig import architecture_of, language_part
+from edgekit.builder.support.modelconfig import architecture_of
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _QKVO = (*_QKV, "self_attn.o_proj")
@@ -81,22 +81,59 @@ FAMILIES = {
     ),
 }  # fmt: skip
 """Architecture -> its tensors."""
+_LFM2 = frozenset({"Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm2VlForConditionalGeneration"})
+"""transformers prefers their `tie_embedding`."""
+_TIED_WHOLE = frozenset(
+    {
+        "Gemma3ForConditionalGeneration", "Lfm2VlForConditionalGeneration",
+        "Mistral3ForConditionalGeneration",
+    }
+)  # fmt: skip
+"""Tied by the class of the whole model, whatever `text_config` says."""
+_EITHER = "Qwen2_5_VLForConditionalGeneration"  # tied where the whole or the text part says so
 # transformers' default where config.json says nothing
-_TIED = {name for name, family in FAMILIES.items() if family.tied} | {
-    "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm2VlForConditionalGeneration",
-    "Gemma3ForConditionalGeneration",
-}  # fmt: skip
+_TIED = {name for name, family in FAMILIES.items() if family.tied} | _LFM2 | _TIED_WHOLE
 # in these the width of a head does not follow from the hidden size
 _OWN_HEAD_WIDTH = ("Qwen3", "Gemma", "Ernie")
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether config.json says that embedding and head are one matrix."""
-    given = config.get("tie_word_embeddings")
-    if not isinstance(given, bool):
-        given = language_part(config).get("tie_word_embeddings")
-    return given if isinstance(given, bool) else architecture_of(config) in _TIED
+    """Whether embedding and head are one matrix by config.json, else by its class."""
+    return bool(says_tied(config)) or tied_by_class(config)
+
+
+def tied_by_class(config: Mapping[str, Any]) -> bool:
+    """Whether embedding and head are one matrix by the class alone; config.json is silent."""
+    return says_tied(config) is None and architecture_of(config) in _TIED
+
+
+def says_tied(config: Mapping[str, Any]) -> bool | None:
+    """Whether config.json says that embedding and head are one matrix; None where it is silent."""
+    name = architecture_of(config)
+    keys = _tie_keys(name)
+    whole, text = _first_bool(config, keys), _first_bool(config.get("text_config") or {}, keys)
+    if name == _EITHER and text:
+        return True
+    if whole is not None:
+        return whole
+    return text or None if name in _TIED_WHOLE else text
+
+
+def tying(config: Mapping[str, Any]) -> str:
+    """The keys of config.json that say so, for a sentence."""
+    keys, inner = _tie_keys(architecture_of(config)), config.get("text_config") or {}
+    found = [key for key in keys if config.get(key) is True]
+    found += [f"{key} of text_config" for key in keys if inner.get(key) is True]
+    return " and ".join(found)
+
+
+def _tie_keys(name: str) -> tuple[str, ...]:
+    return ("tie_embedding", "tie_word_embeddings") if name in _LFM2 else ("tie_word_embeddings",)
+
+
+def _first_bool(config: Mapping[str, Any], keys: tuple[str, ...]) -> bool | None:
+    return next((given for key in keys if isinstance(given := config.get(key), bool)), None)
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None] | None:

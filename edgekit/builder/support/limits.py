@@ -11,7 +11,7 @@ from typing import Any
 from edgekit.builder.support.change import Refusal, rope_type, rotary
 from edgekit.builder.support.mend import ATTRIBUTES
 from edgekit.builder.support.modelconfig import language_part
-from edgekit.builder.support.rotary import LLAMAS, defect, rotated
+from edgekit.builder.support.rotary import LLAMAS, defect, head_width, rotated
 from edgekit.builder.support.strays import SWITCHED, WINDOWED, WINDOWS
 
 __all__ = ["Refusal", "adapter_lost", "beyond", "known_defect"]
@@ -53,6 +53,11 @@ _NEVER_ZERO: dict[str, tuple[str, ...]] = {
     "GraniteMoeHybridForCausalLM": ("attention_multiplier",),
 }
 _NO_ROPE_INTERVAL = 4  # SmolLM3Config's
+_GPT_OSS_ROPE = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+"""GptOssConfig's, where config.json has none."""
 
 
 def known_defect(
@@ -68,6 +73,7 @@ def known_defect(
     text = language_part(config)
     return (
         _both_ways(text)
+        or _own_layers(text)
         or _family(name, config, text, precision)
         or _setting(name, text)
         or _layers(name, text)
@@ -123,6 +129,17 @@ def _both_ways(text: dict[str, Any]) -> Refusal | None:
     )
 
 
+def _own_layers(text: dict[str, Any]) -> Refusal | None:
+    """Settings of single layers, which transformers has for every family."""
+    if not text.get("per_layer_config"):
+        return None
+    return Refusal(
+        "config.json gives layers settings of their own",
+        "they are in per_layer_config, which the model builder does not read",
+        "take a model whose layers are equal",
+    )
+
+
 def _target(text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
     if (precision, provider) == ("fp32", "cuda"):
         return Refusal(
@@ -156,7 +173,8 @@ def _family(
             "take a Llama, Qwen or SmolLM of that size",
         )
     if name == "GraniteMoeHybridForCausalLM":
-        kinds = text.get("layer_types") or text.get("layers_block_type") or ["mamba"]
+        # transformers sets the second name of layer_types last
+        kinds = text.get("layers_block_type") or text.get("layer_types") or ["mamba"]
         mamba = set(kinds) - {"attention", "full_attention"}
         if mamba or text.get("num_local_experts"):
             lost = "Mamba layers" if mamba else "experts"
@@ -215,6 +233,12 @@ def _setting(name: str, text: dict[str, Any]) -> Refusal | None:
                 "transformers computes with that 0, and the runtime takes it for no setting",
                 "take the config.json of the original model",
             )
+    if name.startswith("Granite") and text.get("logits_scaling") == 0:
+        return Refusal(
+            "logits_scaling of config.json is 0",
+            "the logits are divided by it",
+            "take the config.json of the original model",
+        )
     alpha = text.get("swiglu_alpha", _SWIGLU_ALPHA)
     if name == "GptOssForCausalLM" and alpha != _SWIGLU_ALPHA:
         return _ignored(name, "swiglu_alpha", alpha)
@@ -282,9 +306,7 @@ def _layers(name: str, text: dict[str, Any]) -> Refusal | None:
 
 def _heads(name: str, text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
     """Heads of a width that the runtime's attention, for CPUs or for CUDA, does not take."""
-    head = text.get("head_dim") or (text.get("hidden_size") or 0) // (
-        text.get("num_attention_heads") or 1
-    )
+    head = head_width(name, text)
     if (precision, provider) == ("fp16", "cpu") or provider not in _ATTENDING or not head:
         return None
     step = _SEPARATE_WIDTH if name in _SEPARATE else _WIDTH
@@ -302,8 +324,9 @@ def _heads(name: str, text: dict[str, Any], precision: str, provider: str) -> Re
 def _rope(name: str, text: dict[str, Any]) -> Refusal | None:
     _, rope = rotary(text)
     style = rope_type(rope)
-    if name == "GptOssForCausalLM" and not rope:
-        style = "yarn"  # its configuration's own
+    if name == "GptOssForCausalLM" and not rope and text.get("rope_parameters") is None:
+        text = {**text, "rope_parameters": _GPT_OSS_ROPE}
+        style = "yarn"
     if style == "dynamic" and name == "HunYuanDenseV1ForCausalLM" and not rope.get("alpha"):
         return Refusal(
             "the model builder does dynamic RoPE of a HunYuan by its alpha alone",

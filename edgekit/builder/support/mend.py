@@ -15,12 +15,20 @@ from typing import Any
 from edgekit.builder.support.change import Mend, rope_type, rotary
 from edgekit.builder.support.modelconfig import language_part
 from edgekit.builder.support.pictures import as_text, text_name
-from edgekit.builder.support.rotary import linear, longrope, rotated_part, sections, yarn
+from edgekit.builder.support.rotary import (
+    PHI_CONTEXT,
+    linear,
+    longrope,
+    rotated_part,
+    sections,
+    yarn,
+)
 from edgekit.builder.support.strays import (
     SWITCHED,
     WINDOWED,
     WINDOWS,
     misplaced,
+    nulls,
     shadows,
     strays,
 )
@@ -32,8 +40,8 @@ values below this key as attributes of the configuration that the builder reads.
 _EPSILON = {"PhiForCausalLM": "layer_norm_eps", "NemotronForCausalLM": "norm_eps"}
 _DEFAULT_EPSILON = 1e-5  # of both configuration classes
 _MISTRAL_WINDOW = 4096  # MistralConfig's, where config.json does not name one
-_PHI_CONTEXT = 4096  # both of Phi3Config's lengths
 _DEFAULT_THETA = 10_000.0
+_GRANITES = frozenset({"GraniteForCausalLM", "GraniteMoeHybridForCausalLM"})
 _GEMMA_THETA = 1_000_000.0  # Gemma3TextConfig's, for the layers with full attention
 _REMOTE = frozenset(
     {
@@ -60,14 +68,15 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
     if name not in _REMOTE:
         found += [
             strays(name, text), misplaced(text), rotated_part(name, text), sections(name, text),
+            nulls(name, text),
         ]  # fmt: skip
     found += [
         _window(name, text), _long_window(name, text), _epsilon(name, text), _context(name, text),
-        longrope(name, text), linear(name, text), yarn(name, text),
+        longrope(name, text), linear(name, text), yarn(name, text), _multiplier(name, text),
     ]  # fmt: skip
     if inner:
         found = [Mend({"text_config": each.patch}, each.why) for each in found if each]
-    found += [shadows(config), _no_quantisation(config), _two_ropes(name, config)]
+    found += [shadows(config), _nothing(config), _two_ropes(name, config)]
     return tuple(mend for mend in (whole, *found) if mend)
 
 
@@ -135,25 +144,36 @@ def sliding_window(name: str, config: dict[str, Any]) -> int:
         return window_of(name, text) or 0
     if name not in WINDOWS or (name in SWITCHED and not text.get("use_sliding_window")):
         return 0
-    kinds = text.get("layer_types")
-    if kinds is not None and "sliding_attention" not in kinds:
+    if _nobodys(name, text):
         return 0
     window = text.get("sliding_window", WINDOWS[name])
     return min(window or 0, text.get("max_position_embeddings") or window or 0)
 
 
+def _nobodys(name: str, text: dict[str, Any]) -> bool:
+    """No layer has the window, as `layer_types` says or as the class completes it."""
+    kinds = text.get("layer_types")
+    if kinds is not None:
+        return "sliding_attention" not in kinds
+    if name == "SmolLM3ForCausalLM":
+        return True  # of its class only the layers without rotary positions, which are refused
+    if name == "Gemma3ForCausalLM":
+        return bool(text.get("sliding_window_pattern") == 1)
+    first, layers = text.get("max_window_layers", SWITCHED.get(name)), text.get("num_hidden_layers")
+    return isinstance(first, int) and isinstance(layers, int) and first >= layers
+
+
 def _long_window(name: str, text: dict[str, Any]) -> Mend | None:
     """A window beyond the context: the runtime wants a cache that holds all of it.
 
-    It wants one for a window that no layer has, too.
+    A window that no layer has is taken for one of all layers, as soon as a text is longer.
     """
     longest = text.get("max_position_embeddings")
     window = text.get("sliding_window", WINDOWS.get(name))
     on = name in WINDOWS and (name not in SWITCHED or text.get("use_sliding_window"))
     if not (on and longest and window) or window == longest:
         return None
-    kinds = text.get("layer_types")
-    nobodys = kinds is not None and "sliding_attention" not in kinds
+    nobodys = _nobodys(name, text)
     if window < longest and not nobodys:
         return None
     why = "no layer has it" if nobodys else "which is the whole context"
@@ -163,11 +183,30 @@ def _long_window(name: str, text: dict[str, Any]) -> Mend | None:
     )
 
 
-def _no_quantisation(config: dict[str, Any]) -> Mend | None:
-    """A quantization_config of null, which the builder takes for one."""
-    if config.get("quantization_config", 1) is not None:
+def _nothing(config: dict[str, Any]) -> Mend | None:
+    """Parts of config.json that are null, which the builder takes for such parts."""
+    keys = ("quantization_config", "text_config")
+    patch: dict[str, Any] = {key: None for key in keys if config.get(key, 0) is None}
+    found = list(patch)
+    inner = config.get("text_config") or {}
+    if not inner.get("quantization_config", 1):
+        patch["text_config"] = {"quantization_config": None}
+        found.append("quantization_config of text_config")
+    if not found:
         return None
-    return Mend({"quantization_config": None}, "quantization_config is null, and left out")
+    are = "are" if len(found) > 1 else "is"
+    return Mend(patch, f"{' and '.join(found)} {are} null, and left out")
+
+
+def _multiplier(name: str, text: dict[str, Any]) -> Mend | None:
+    """A Granite's scale of attention as a whole number, which the runtime does not load."""
+    given = text.get("attention_multiplier")
+    if name not in _GRANITES or not isinstance(given, int):
+        return None
+    return Mend(
+        {"attention_multiplier": float(given)},
+        "attention_multiplier is told as a number with a point, which the runtime wants",
+    )
 
 
 def _epsilon(name: str, text: dict[str, Any]) -> Mend | None:
@@ -183,8 +222,8 @@ def _epsilon(name: str, text: dict[str, Any]) -> Mend | None:
 def _context(name: str, text: dict[str, Any]) -> Mend | None:
     """A Phi-3 without LongRoPE: the builder looks for its factors where two lengths differ."""
     _, rope = rotary(text)
-    longest = text.get("max_position_embeddings", _PHI_CONTEXT)
-    original = text.get("original_max_position_embeddings", _PHI_CONTEXT)
+    longest = text.get("max_position_embeddings", PHI_CONTEXT)
+    original = text.get("original_max_position_embeddings", PHI_CONTEXT)
     if name != "Phi3ForCausalLM" or rope_type(rope) not in ("", "default") or original == longest:
         return None
     return Mend(
@@ -197,17 +236,17 @@ def _two_ropes(name: str, config: dict[str, Any]) -> Mend | None:
     """Gemma 3's rotary bases: transformers 5 keeps them by layer type, the builder reads two keys.
 
     For models of 4 B and more the builder would scale both bases where the model scales one; no
-    change of config.json corrects that.
+    change of config.json corrects that, nor a scaling of the near one.
     """
     if name != "Gemma3ForCausalLM" or ATTRIBUTES in config:
         return None
     ropes = config.get("rope_parameters") or {}
     wide, near = (
-        each if isinstance(each := ropes.get(key), dict) else {}
+        each if isinstance(each := ropes.get(key), dict) else {"rope_type": "default"}
         for key in ("full_attention", "sliding_attention")
     )
-    scaling = wide or config.get("rope_scaling") or {}
-    if (scaling.get("rope_type") or scaling.get("type") or "default") != "default":
+    wide = {**wide, **(config.get("rope_scaling") or {})}  # an older file's, or a second one
+    if not {rope_type(wide), rope_type(near)} <= {"", "default"}:
         return None
     theta = wide.get("rope_theta") or config.get("rope_theta") or _GEMMA_THETA
     local = near.get("rope_theta") or config.get("rope_local_base_freq") or _DEFAULT_THETA

@@ -30,6 +30,13 @@ def unreadable_checkpoint(name: str, config: Mapping[str, Any], provider: str) -
         config: a configuration that passed `check_config`.
         provider: the builder's `-e`.
     """
+    if (config.get("text_config") or {}).get("quantization_config"):
+        return Refusal(
+            "config.json says within text_config how the weights are quantised",
+            "transformers looks for quantization_config beside text_config, the model builder in "
+            "both places",
+            _ORIGINAL,
+        )
     given = config.get("quantization_config")
     if not isinstance(given, dict):
         return None

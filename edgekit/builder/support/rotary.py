@@ -29,11 +29,20 @@ SEEING = frozenset(
 _PARTS = {"NemotronForCausalLM": 0.5, "PhiForCausalLM": 0.5} | dict.fromkeys(
     ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"), 0.25
 )
+HEAD_WIDTHS = {
+    "Ernie4_5ForCausalLM": 128, "Gemma2ForCausalLM": 256, "Gemma3ForCausalLM": 256,
+    "Gemma3ForConditionalGeneration": 256, "GemmaForCausalLM": 256, "GptOssForCausalLM": 64,
+    "Qwen3ForCausalLM": 128, "Qwen3VLForConditionalGeneration": 128,
+    "Qwen3_5ForConditionalGeneration": 256, "Qwen3_5MoeForConditionalGeneration": 256,
+}  # fmt: skip
+"""Architectures whose class has a width of a head, where config.json leaves `head_dim` out."""
+_MINISTRAL = "Mistral3ForConditionalGeneration"
 _BASES = {
     "Ernie4_5ForCausalLM": 500_000.0, "GptOssForCausalLM": 150_000.0, "Lfm2ForCausalLM": 1e6,
     "Lfm2MoeForCausalLM": 1e6, "SmolLM3ForCausalLM": 2e6,
 }  # fmt: skip
 _BASE = 10_000.0  # of every other configuration class
+PHI_CONTEXT = 4096  # both of Phi3Config's lengths
 # transformers' defaults (`_compute_yarn_parameters`), after section 3.2 of arXiv 2309.00071
 _BETA_FAST, _BETA_SLOW = 32.0, 1.0
 _LEAST_BORDER = 1e-6  # the builder needs a value above zero
@@ -113,17 +122,19 @@ def longrope(name: str, text: dict[str, Any]) -> Mend | None:
     builder reads `short_mscale` and `long_mscale`, transformers `attention_factor` and `factor`.
     """
     key, rope = rotary(text)
-    original = _original(text, rope)
-    longest = text.get("max_position_embeddings")
-    if name != "Phi3ForCausalLM" or rope_type(rope) not in _LONGROPE or not (original and longest):
+    original = _original(name, text, rope)
+    longest = text.get("max_position_embeddings", PHI_CONTEXT)
+    if name != "Phi3ForCausalLM" or rope_type(rope) not in _LONGROPE or not longest:
         return None
+    if _no_magnitude(rope):
+        return None  # refused by `defect`
     ratio = longest / original
     wanted = rope.get("attention_factor") or _su(rope.get("factor") or ratio, original)
     told = rope.get("short_mscale") or rope.get("long_mscale") or not math.isclose(
         wanted, _su(ratio, original), rel_tol=1e-9
     )  # fmt: skip
     magnitude = {"short_mscale": wanted, "long_mscale": wanted} if told else {}
-    if "type" in rope:
+    if rope.get("type") in _LONGROPE:
         if not magnitude or all(rope.get(k) == v for k, v in magnitude.items()):
             return None
         return Mend({key: magnitude}, "LongRoPE's attention factor is told under the names mscale")
@@ -147,8 +158,8 @@ def yarn(name: str, text: dict[str, Any]) -> Mend | None:
     itself, which transformers keeps as `attention_factor` or computes.
     """
     key, rope = rotary(text)
-    length = _original(text, rope)
-    head, theta = _head(text), _base(name, text)
+    length = _original(name, text, rope)
+    head, theta = head_width(name, text), _base(name, text)
     if rope_type(rope) != "yarn" or not (head and length and theta > 1):
         return None  # the builder itself fails on a missing setting
     patch: dict[str, Any] = {}
@@ -197,7 +208,13 @@ def defect(name: str, text: dict[str, Any]) -> Refusal | None:
             f"it is {rope.get(missing[0])!r}",
             "take the config.json of the original model",
         )
-    if style in _LONGROPE and text.get("max_position_embeddings") == _original(text, rope):
+    if style in _LONGROPE and _no_magnitude(rope):
+        return Refusal(
+            "LongRoPE's attention factor is not above zero",
+            f"it is {rope['attention_factor']:g}",
+            "take the config.json of the original model",
+        )
+    if style in _LONGROPE and text.get("max_position_embeddings") == _original(name, text, rope):
         return Refusal(
             "the model builder does no LongRoPE of a model whose context was not extended",
             "max_position_embeddings and original_max_position_embeddings are equal",
@@ -208,7 +225,7 @@ def defect(name: str, text: dict[str, Any]) -> Refusal | None:
 
 def _yarn_defect(name: str, text: dict[str, Any], rope: dict[str, Any]) -> Refusal | None:
     another = "take the model it was extended from, or another family"
-    head, theta, length = _head(text), _base(name, text), _original(text, rope)
+    head, theta, length = head_width(name, text), _base(name, text), _original(name, text, rope)
     if _part(name, text) != 1.0:
         return Refusal(
             "the model builder does not do YaRN on a part of each head",
@@ -235,9 +252,23 @@ def _yarn_defect(name: str, text: dict[str, Any], rope: dict[str, Any]) -> Refus
     return None
 
 
+def _no_magnitude(rope: dict[str, Any]) -> bool:
+    """LongRoPE's attention factor is given, and no magnitude."""
+    given = rope.get("attention_factor")
+    return given is not None and not given > 0
+
+
+def head_width(name: str, text: dict[str, Any]) -> int:
+    """Width of a head; 0 where config.json does not say. A few classes have one of their own."""
+    share = (text.get("hidden_size") or 0) // (text.get("num_attention_heads") or 1)
+    ministral = name == _MINISTRAL and text.get("model_type") == "ministral3"
+    return int(text.get("head_dim", 128 if ministral else HEAD_WIDTHS.get(name)) or share)
+
+
 def rotated(name: str, text: dict[str, Any]) -> int:
     """How many values of each head are rotated; 0 where config.json does not say."""
-    return int(_head(text) * _part(name, text))
+    part = _part(name, text) if name in PARTIAL else 1.0
+    return int(head_width(name, text) * part)
 
 
 def _scaled(rope: dict[str, Any]) -> bool:
@@ -257,20 +288,20 @@ def _part(name: str, text: dict[str, Any]) -> float:
     return _PARTS.get(name, 1.0)
 
 
-def _original(text: dict[str, Any], rope: dict[str, Any]) -> int:
-    """The context before extension; transformers prefers the top-level key."""
+def _original(name: str, text: dict[str, Any], rope: dict[str, Any]) -> int:
+    """The context before extension; transformers prefers the top-level key.
+
+    A Phi-3's class has that key, with a default that wins over the rotary settings, too.
+    """
     key = "original_max_position_embeddings"
+    if name == "Phi3ForCausalLM":
+        return int(text.get(key) or PHI_CONTEXT)
     return int(text.get(key) or rope.get(key) or text.get("max_position_embeddings") or 0)
 
 
 def _base(name: str, text: dict[str, Any]) -> float:
     _, rope = rotary(text)
     return float(rope.get("rope_theta") or text.get("rope_theta") or _BASES.get(name, _BASE))
-
-
-def _head(text: dict[str, Any]) -> int:
-    share = (text.get("hidden_size") or 0) // (text.get("num_attention_heads") or 1)
-    return int(text.get("head_dim") or share)
 
 
 def _su(factor: float, original: int) -> float:

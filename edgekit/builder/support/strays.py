@@ -36,8 +36,11 @@ _MIXED = frozenset(
 """transformers reads their layer types; none of them has a window."""
 WINDOWED = frozenset({"MistralForCausalLM", "Mistral3ForConditionalGeneration", "Phi3ForCausalLM"})
 """transformers gives their window to every layer, whatever `layer_types` says."""
-SWITCHED = frozenset({"Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration", "Qwen3ForCausalLM"})
-"""transformers gives them a window only where `use_sliding_window` is on."""
+SWITCHED = {
+    "Qwen2ForCausalLM": 28, "Qwen2_5_VLForConditionalGeneration": 80, "Qwen3ForCausalLM": 28,
+}  # fmt: skip
+"""transformers gives them a window only where `use_sliding_window` is on -> their class's
+`max_window_layers`, behind which the layers have it."""
 WINDOWS = {
     "Gemma2ForCausalLM": 4096, "Gemma3ForCausalLM": 4096, "GptOssForCausalLM": 128,
     "Qwen2ForCausalLM": 4096, "Qwen2_5_VLForConditionalGeneration": 4096,
@@ -77,6 +80,27 @@ _TEXTS = frozenset(_READ_BY) | {
 _ROPES_OWN = frozenset(
     {"original_max_position_embeddings", "partial_rotary_factor", "rope_theta"}
 )  # fmt: skip
+_LINEAR = frozenset(
+    {
+        "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads",
+        "linear_num_value_heads", "linear_value_head_dim",
+    }
+)  # fmt: skip
+_ALSO_ZERO = frozenset(
+    {
+        "compression_ratio", "ffn_hidden_size", "moe_intermediate_size", "rope_embedding_base",
+        "rope_position_scale", "seq_length",
+    }
+)  # fmt: skip
+"""The builder computes with their 0, too."""
+_ZERO_HARMS = frozenset({"attn_logit_softcapping", "swiglu_limit"})
+"""With 0 it makes a model that the runtime does not load, or another one."""
+_NULLS = _LINEAR | _ALSO_ZERO | {
+    "num_experts", "num_local_experts", "original_max_position_embeddings", "partial_rotary_factor",
+}  # fmt: skip
+"""The builder computes with them wherever config.json has the key, also with null."""
+_ROPE_NULLS = frozenset({"long_mscale", "mscale", "mscale_all_dim", "short_mscale"})
+"""The same among the rotary settings."""
 _NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "compression_ratio": (1.0,),
     "rope_position_scale": (1.0,),
@@ -93,7 +117,7 @@ def strays(name: str, text: dict[str, Any]) -> Mend | None:
     found = sorted(
         key
         for key, readers in _READ_BY.items()
-        if name not in readers and _says_something(key, text)
+        if name not in readers and _says_something(name, key, text)
     )
     if not found:
         return None
@@ -138,15 +162,34 @@ def misplaced(text: dict[str, Any]) -> Mend | None:
     )
 
 
+def nulls(name: str, text: dict[str, Any]) -> Mend | None:
+    """The keys that are null, which is no setting for transformers and one for the builder."""
+    key, rope = rotary(text)
+    empty = sorted(
+        each
+        for each in _NULLS
+        if text.get(each, 0) is None and name not in _READ_BY.get(each, _NOBODY)
+    )
+    inner = sorted(each for each in _ROPE_NULLS if rope.get(each, 0) is None)
+    if not (empty or inner):
+        return None
+    patch: dict[str, Any] = dict.fromkeys(empty)
+    if inner:
+        patch[key] = dict.fromkeys(inner)
+    return Mend(patch, f"{_left_out(empty + inner)}: null is no setting")
+
+
 def _left_out(keys: list[str], place: str = "") -> str:
     return f"{', '.join(keys)}{place} {'are' if len(keys) > 1 else 'is'} left out"
 
 
-def _says_something(key: str, text: dict[str, Any]) -> bool:
+def _says_something(name: str, key: str, text: dict[str, Any]) -> bool:
     value = text.get(key)
+    if key in _ALSO_ZERO | _ZERO_HARMS or (key == "num_local_experts" and name in _EXPERTS):
+        return value not in (None, *_NO_EFFECT.get(key, ()))
     if key == "hidden_activation":
         # as in Gemma 1.1, which has it under both names
-        return bool(value) and value != text.get("hidden_act")
+        return value is not None and value != text.get("hidden_act")
     if key == "layer_types":
         return isinstance(value, list) and set(value) != {"full_attention"}
     return bool(value) and value not in _NO_EFFECT.get(key, ())

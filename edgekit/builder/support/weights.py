@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgekit.builder.support.families import EMBEDDING, HEAD, expected_tensors, is_tied
+from edgekit.builder.support.families import (
+    EMBEDDING,
+    HEAD,
+    expected_tensors,
+    is_tied,
+    says_tied,
+)
 from edgekit.builder.support.leftovers import is_leftover
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import architecture_of, language_part
@@ -79,12 +85,27 @@ def without_values(shapes: Shapes) -> Refusal | None:
     return None
 
 
+def no_text_part(config: Mapping[str, Any]) -> Refusal | None:
+    """Refuse a language part beside `text_config`, of a class that does not look there.
+
+    transformers would make a model of the size that the class has, of tens of gigabytes.
+    """
+    name = architecture_of(config)
+    if name not in _IN_TEXT_CONFIG or config.get("text_config"):
+        return None
+    return Refusal(
+        f"config.json of {name} has no text_config",
+        "transformers does not read the settings of the language model beside it",
+        "take the config.json of the original model",
+    )
+
+
 def _essentials(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     """The first and the last matrix, where the family's other tensors are not known."""
     heads = any(_HEADS.search(name) for name in shapes)
     if not any(_TABLE.search(name) for name in shapes) and not (heads and is_tied(config)):
         return _missing(["model.embed_tokens.weight"], config)
-    if not heads and config.get("tie_word_embeddings") is False:
+    if not heads and says_tied(config) is False:
         return _missing([HEAD], config)
     lost = _uneven_layers(shapes)
     return _missing(lost, config) if lost else None
@@ -209,9 +230,7 @@ def lost_by_type(config: Mapping[str, Any], dtypes: Mapping[str, int]) -> str:
     Args:
         dtypes: safetensors type name -> number of elements stored in it.
     """
-    named = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
-    inner = language_part(config)
-    named = named or str(inner.get("dtype") or inner.get("torch_dtype") or "")
+    named = _named_type(config)
     exact = _HOLDS.get(named)
     if config.get("quantization_config"):
         return ""
@@ -234,10 +253,27 @@ def lost_by_type(config: Mapping[str, Any], dtypes: Mapping[str, int]) -> str:
     )
 
 
+def _named_type(config: Mapping[str, Any]) -> str:
+    """The type as which the builder reads the weights; empty where config.json names none."""
+    # of a Qwen 3.5 it loads the text part by itself, of all others the whole model
+    alone = config.get("text_config") if architecture_of(config) in _ALONE else None
+    part = alone or config
+    return str(part.get("dtype") or part.get("torch_dtype") or "").removeprefix("torch.")
+
+
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= _LEAST_SHARE else "a few"
 
 
+_IN_TEXT_CONFIG = frozenset(
+    {
+        "Lfm2VlForConditionalGeneration", "Mistral3ForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+    }
+)  # fmt: skip
+"""A Qwen2.5-VL's settings may be beside `text_config`, too."""
+_ALONE = frozenset({"Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"})
 _LEAST_SHARE = 0.01
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _HOLDS = {

@@ -71,6 +71,10 @@ class CheckpointTensors:
         """The element type of a tensor, as in torch."""
         return _TYPES.get(self._where[name].kind, "")
 
+    def stores_head(self) -> bool:
+        """Whether a head is stored: transformers takes it, also where config.json ties it."""
+        return any(re.search(_HEAD, name) for name in self._others)
+
     def matrix(
         self, kind: str, layer: int | None, shape: tuple[int, int], tied: bool
     ) -> list[Rows] | None:
