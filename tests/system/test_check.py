@@ -43,7 +43,7 @@ def test_a_sound_build_passes_lint_and_gate(smollm2: Path) -> None:
     assert said["passed"]
     assert said["gate"]["verdict"]["passed"]
     assert said["gate"]["time"]["announced_seconds"] > 0
-    assert "gate: the model reads" in done.stderr  # progress, without a terminal
+    assert "gate: measuring the model" in done.stderr  # progress, without a terminal
     assert before == {path.name: path.stat().st_mtime_ns for path in smollm2.iterdir()}
 
 
