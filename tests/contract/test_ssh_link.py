@@ -84,7 +84,7 @@ def test_a_silent_link_ends_a_push_once_and_with_its_reason(
         with pytest.raises(UnreachableError, match="is gone") as again:
             remote.run(("true",))
         assert again.value.why == first.value.why
-    assert time.monotonic() - began < 2, "nothing waits for a dead link"
+    assert time.monotonic() - began < 5, "nothing waits for a dead link"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])

@@ -37,7 +37,7 @@ def test_a_worker_that_takes_nothing_is_not_waited_for() -> None:
     for _ in range(20):  # more than the socket holds
         process.tell(START)
     polling.wait([process], 0.1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     interest = process.interest()
     assert interest is not None
     assert interest[1] & select.POLLOUT, "what it has not taken is kept for it"

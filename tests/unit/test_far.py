@@ -44,12 +44,12 @@ def test_an_answer_takes_a_round_trip_and_a_connection_what_tcp_takes(server: in
         began = time.monotonic()
         with socket.create_connection(("127.0.0.1", port)) as sock:
             assert sock.recv(1) == b"!"
-            assert 2 * RTT <= time.monotonic() - began < 5 * RTT
+            assert 2 * RTT <= time.monotonic() - began < 12 * RTT
             for _ in range(3):
                 began = time.monotonic()
                 sock.sendall(b"ping")
                 assert sock.recv(100) == b"ping"
-                assert RTT <= time.monotonic() - began < 3 * RTT
+                assert RTT <= time.monotonic() - began < 10 * RTT
 
 
 def test_all_bytes_arrive_in_order_and_the_end_too(server: int) -> None:

@@ -266,7 +266,7 @@ def test_somebody_who_sends_slowly_does_not_hold_the_metrics(
         thread.start()
         began = time.monotonic()
         assert get(port)[0] == 200
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.0
         stop.set()
         thread.join()
 
@@ -279,10 +279,10 @@ def test_a_client_that_says_nothing_holds_the_others_no_longer_than_its_limit(
         silent.settimeout(10)
         began = time.monotonic()
         assert get(port)[0] == 200
-        assert 0.5 < time.monotonic() - began < 2.0  # it was served after the silent one
+        assert 0.5 < time.monotonic() - began < 4.0  # it was served after the silent one
         assert silent.recv(1) == b""  # which was cut off
         assert get(port)[0] == 200
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.0
 
 
 def test_a_client_that_goes_away_in_the_middle_does_not_hold_the_metrics() -> None:
@@ -291,7 +291,7 @@ def test_a_client_that_goes_away_in_the_middle_does_not_hold_the_metrics() -> No
             gone.send(b"GET /metr")
         began = time.monotonic()
         assert get(port)[0] == 200
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.0
 
 
 def test_a_request_whose_head_never_ends_is_cut() -> None:
