@@ -7,12 +7,13 @@ restarts no agent.
 
 from __future__ import annotations
 
+import csv
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,6 +59,8 @@ WHEEL_TAGS = {
 # x86-64-v2: under QEMU its import ends with SIGILL on `-cpu qemu64` and works from `Nehalem` on.
 WHEEL_ISA = {"linux/amd64": "cx16,popcnt,sse4_1,sse4_2,ssse3", "linux/arm64": "asimd"}
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+_RULES = b"RECORD names what is there"  # a cache of before has layers made otherwise
 
 # No device uses these files: the model builder, command-line tools, tests and their data (2.4 MB
 # of Ed25519), headers, and
@@ -200,6 +203,7 @@ def assembled_runtime(
     locks = _locks(pictures)
     patterns = [_PRUNED, _PRUNED_PICTURES] if pictures else [_PRUNED]
     decides = [path.read_bytes() for path in locks] + [each.pattern.encode() for each in patterns]
+    decides.append(_RULES)
     key = Digest.of(b"".join(decides) + f"{platform}:{python}".encode())
     layer = cache / "runtime" / f"{key.hex}.tar.zst"
     record = layer.with_suffix(".json")
@@ -209,15 +213,33 @@ def assembled_runtime(
         with tempfile.TemporaryDirectory(dir=layer.parent, prefix=".runtime.") as folder:
             tree = Path(folder)
             _install(locks, tree, WHEEL_TAGS[platform], python)
-            kept = (
-                (name, path)
+            kept = {
+                name: path
                 for name, path in files_below(tree)
                 if not any(each.search(name) for each in patterns)
-            )
-            tar = plain_tar(kept)
+            }
+            tar = plain_tar((name, content_of(name, path, kept)) for name, path in kept.items())
         publish(layer, b"".join(compress(tar)))
         publish(record, msgspec.json.encode({"unpacked": len(tar)}))
     return layer
+
+
+def content_of(name: str, path: Path, kept: Collection[str]) -> bytes | Path:
+    """Return the content that a file that pip installed has in a layer.
+
+    A `RECORD` (PyPA, "Recording installed projects") names the files of a layer alone. pip also
+    notes the hash of scripts that it made, which name the interpreter of whoever packs: one release
+    had another digest in each virtual environment.
+
+    Args:
+        name: of the file in the layer.
+        path: of the file.
+        kept: names of all files of the layer.
+    """
+    if not name.endswith(".dist-info/RECORD"):
+        return path
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    return "".join(line for line in lines if next(csv.reader([line]))[0] in kept).encode()
 
 
 def runtime_packages(*, pictures: bool = False) -> tuple[tuple[str, str], ...]:

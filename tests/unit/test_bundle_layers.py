@@ -19,7 +19,14 @@ import edgekit
 from edgekit import data
 from edgekit.agent.release.staging.unpack import unpack
 from edgekit.bundle import layers
-from edgekit.bundle.layers import agent_layer, bootstrap, members, put_tar, runtime_packages
+from edgekit.bundle.layers import (
+    agent_layer,
+    bootstrap,
+    content_of,
+    members,
+    put_tar,
+    runtime_packages,
+)
 from edgekit.bundle.tar import plain_tar
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
@@ -197,3 +204,20 @@ def test_a_device_has_the_toolchains_template_engine_and_tokenizers() -> None:
 )
 def test_a_runtime_leaves_out_what_no_device_uses(name: str, kept: bool) -> None:
     assert bool(layers._PRUNED.search(name)) != kept
+
+
+def test_no_interpreter_s_path_is_in_a_layer(tmp_path: Path) -> None:
+    """A script that pip makes names the interpreter of whoever packs, and RECORD has its hash."""
+    kept = {"a/__init__.py", "a-1.dist-info/RECORD", "a/with,comma.txt"}
+    made = set()
+    for script in ("uDSIiNRfbk9,218", "uWbS60n7dHAT,217"):
+        record = tmp_path / "RECORD"
+        record.write_text(
+            f"../../bin/a,sha256={script}\na-1.dist-info/RECORD,,\na/__init__.py,sha256=x,1\n"
+            'a/tests/b.py,sha256=z,3\n"a/with,comma.txt",sha256=y,2\n'
+        )
+        made.add(content_of("a-1.dist-info/RECORD", record, kept))
+    assert made == {
+        b'a-1.dist-info/RECORD,,\na/__init__.py,sha256=x,1\n"a/with,comma.txt",sha256=y,2\n'
+    }
+    assert content_of("a/__init__.py", record, kept) is record
