@@ -63,8 +63,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 _RULES = b"RECORD names what is there"  # a cache of before has layers made otherwise
 
 # No device uses these files: the model builder, command-line tools, tests and their data (2.4 MB
-# of Ed25519), headers, and
-# zstandard's second backend.
+# of Ed25519), headers, and zstandard's second backend.
 _PRUNED = re.compile(
     r"(^|/)(tests|test_data|__pycache__|f2py)/|^bin/|^onnxruntime_genai/models/"
     r"|^onnxruntime/(tools|transformers|quantization|datasets)/|^numpy/_core/(include|lib)/"

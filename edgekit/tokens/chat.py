@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -19,17 +19,16 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Encoding
 
-from edgekit.tokens.bounds import bounded
 from edgekit.tokens.control import control_tokens
 from edgekit.tokens.conversation import Conversation, Turn, conversation
 from edgekit.tokens.folder import ChatFolder, read_chat_folder
 from edgekit.tokens.load import as_special, compiled, load
-from edgekit.tokens.parts import image_of, place_in, placed, rendered_parts
+from edgekit.tokens.parts import image_of, place_in, placed, rendered, renderer
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
 from edgekit.tokens.table import TokenTable
-from edgekit.tokens.template import NOTHING, ChatRefusedError, ChatTemplate, Clock, Value
+from edgekit.tokens.template import NOTHING, ChatRefusedError, Clock, Value
 
 END_TOKENS = 24  # a prompt's last words, to know how it ends
 ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
@@ -91,7 +90,7 @@ class ChatTokenizer:
         self._template, self._tool_template = templates[:1], templates[-1:]
         self.control = frozenset(special).union(
             *(
-                control_tokens(special, other, each, _renderer(each), folder.listed)
+                control_tokens(special, other, each, renderer(each), folder.listed)
                 for each in templates
             )
         )
@@ -245,7 +244,7 @@ class ChatTokenizer:
 
     def _render(self, chat: Conversation) -> str:
         for template in self._tool_template if chat.tools else self._template:
-            return _rendered(template, chat)
+            return rendered(template, chat)
         raise ChatRefusedError("the model has no chat template")
 
     def _message_places(self, chat: Conversation, text: str) -> tuple[Sequence[int], int | None]:
@@ -378,25 +377,3 @@ class ChatTokenizer:
         if first != [self._tokenizer.token_to_id(text)]:  # the normaliser changes the anchor
             return self._anchor(False) if normalized else text
         return text
-
-
-def _rendered(template: ChatTemplate, chat: Conversation) -> str:
-    if template.image is not None:
-        return rendered_parts(
-            partial(_bounded, template), chat, template.image, takes_text=template.takes_text
-        )
-    return _bounded(template, chat)
-
-
-def _bounded(template: ChatTemplate, chat: Conversation) -> str:
-    try:
-        with bounded():
-            return template.render(chat.messages, chat.tools, chat.options)
-    except TimeoutError as error:
-        raise ChatRefusedError(f"the chat template was stopped: {error}") from error
-    except MemoryError as error:
-        raise ChatRefusedError("the chat template was stopped: it needs much memory") from error
-
-
-def _renderer(template: ChatTemplate) -> Callable[[Sequence[Turn]], str]:
-    return lambda turns: _rendered(template, conversation(turns))

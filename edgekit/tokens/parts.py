@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from edgekit.tokens.bounds import bounded
-from edgekit.tokens.conversation import Conversation, with_places
+from edgekit.tokens.conversation import Conversation, Turn, conversation, with_places
 from edgekit.tokens.shadow import marker
-from edgekit.tokens.template import ChatRefusedError, Message
+from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Message
 
 _PROBE = "Xprobe7"  # a text that no template writes itself
 _OTHER = "Yrecord3"  # another one
@@ -119,6 +120,34 @@ def rendered_parts(
     guard = _unused([*chat.texts, chat.place])
     hidden = chat.changed(lambda text: text.replace(image, guard))
     return parted(hidden).replace(image, chat.place).replace(guard, image)
+
+
+def rendered(template: ChatTemplate, chat: Conversation) -> str:
+    """Return what a template makes of a conversation, in parts where it takes them.
+
+    Raises:
+        ChatRefusedError: the template refuses the conversation, or exceeds its bounds.
+    """
+    if template.image is not None:
+        return rendered_parts(
+            partial(_bounded, template), chat, template.image, takes_text=template.takes_text
+        )
+    return _bounded(template, chat)
+
+
+def renderer(template: ChatTemplate) -> Callable[[Sequence[Turn]], str]:
+    """Return what renders turns by a template; see `rendered`."""
+    return lambda turns: rendered(template, conversation(turns))
+
+
+def _bounded(template: ChatTemplate, chat: Conversation) -> str:
+    try:
+        with bounded():
+            return template.render(chat.messages, chat.tools, chat.options)
+    except TimeoutError as error:
+        raise ChatRefusedError(f"the chat template was stopped: {error}") from error
+    except MemoryError as error:
+        raise ChatRefusedError("the chat template was stopped: it needs much memory") from error
 
 
 def _shown(render: Callable[[Sequence[Message]], str], content: object) -> str:

@@ -1,7 +1,8 @@
 """What a broker says that this device shall run goes to a file, and the updater's report to the
 broker.
 
-The agent has the one connection of the device, so it carries both; it decides nothing about them.
+The agent has the one connection of the device, so it carries both. It picks the first
+desired state in the order of topics, and decides nothing else about them.
 A storm of desired states costs a write in `WRITE_SECONDS`, and none where nothing changes.
 
 A desired state that is there and cannot be read counts as one that is not known: the device keeps
