@@ -2,11 +2,12 @@
 
 The first process that needs one makes it with the commands of a person, in the run's temporary
 folder; everybody gets a copy. What is named by its digest is linked, everything else is copied: a
-test may change any file of its copy but those.
+test may change any file of its copy but those, and replaces those (`replace`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,8 +16,6 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-
-from edgekit.builder.files import hash_file
 
 NAMED_BY_DIGEST = ("blobs", "trees", "releases")
 
@@ -49,18 +48,47 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
         if not folder.exists():
             shutil.rmtree(half(folder), ignore_errors=True)
             make(half(folder))
+            _record(folder).write_text(json.dumps(_linked(half(folder))))
             half(folder).rename(folder)
     return folder
 
 
-def changed(folder: Path) -> list[str]:
-    """The blobs of shared folders that are not what their names say: a test wrote to a copy.
+def _record(folder: Path) -> Path:
+    return folder.with_suffix(".json")
 
-    Another process may still be making a folder: that one is left out.
+
+def _linked(folder: Path) -> dict[str, list[int]]:
+    """The files that copies have as links, and what tells that one was written to since."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if set(name.parts) & set(NAMED_BY_DIGEST) and path.is_file() and not path.is_symlink():
+            status = path.stat()
+            found[str(name)] = [status.st_mtime_ns, status.st_size, status.st_mode]
+    return found
+
+
+def changed(folder: Path) -> list[Path]:
+    """The files of shared folders that are not as they were made: a test wrote to a copy's link.
+
+    A test that wrote back what was there is found too: meanwhile the others read its words.
     """
-    made = (path for path in folder.glob("*") if path.is_dir() and path != half(path))
-    blobs = (path for each in made for path in each.rglob("blobs/sha256/*") if path.is_file())
-    return [path.name for path in blobs if path.name != hash_file(path)]
+    found: list[Path] = []
+    for record in folder.glob("*.json"):
+        made = record.with_suffix("")
+        if not made.is_dir():
+            continue  # another process is making it
+        before, now = json.loads(record.read_text()), _linked(made)
+        found += [made / name for name in before | now if before.get(name) != now.get(name)]
+    return found
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Give a copy a file of its own in place of the one that all copies share."""
+    own = path.with_name(f".{path.name}")
+    own.write_bytes(data)
+    shutil.copystat(path, own)
+    own.replace(path)
 
 
 def copy(source: Path, target: Path, without: Path | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests import tools
+from tests import shared, tools
 from tests.conftest import PACK, Project, make_project
 
 pytestmark = pytest.mark.timeout(400)
@@ -214,11 +214,9 @@ def test_an_agent_of_before_plans_is_estimated(fleet: Fleet) -> None:
     root = fleet.project.root()
     tree = (root / "current" / "agent").resolve() / "edgekit" / "agent" / "arguments.py"
     text = tree.read_text()
-    mode = tree.stat().st_mode
-    tree.chmod(0o644)
     older = text.replace('"--dry-run", action="store_true", help="with', '"--dry", help="')
     assert older != text
-    tree.write_text(older)
+    shared.replace(tree, older.encode())
     try:
         before = contents(root / "blobs")
         code, _, devices = fleet.plan("demo", "--bundle", "smollm2")
@@ -226,5 +224,4 @@ def test_an_agent_of_before_plans_is_estimated(fleet: Fleet) -> None:
         assert devices["demo"]["outcome"] == "switched"
         assert contents(root / "blobs") == before
     finally:
-        tree.write_text(text)
-        tree.chmod(mode)
+        shared.replace(tree, text.encode())
