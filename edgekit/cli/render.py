@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit import terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -161,10 +163,22 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
-def _bars(*columns: Any) -> Progress:
+@contextmanager
+def _bars(*columns: Any) -> Iterator[Progress]:
+    from rich.live import Live  # noqa: PLC0415  see above
     from rich.progress import Progress  # noqa: PLC0415  see above
 
-    return Progress(*columns, console=_console("err"), transient=True)
+    progress = Progress(*columns, console=_console("err"), transient=True)
+
+    def start() -> None:
+        # one that was stopped has the height that it drew last, and would erase that much again
+        progress.live = Live(
+            console=progress.console, transient=True, get_renderable=progress.get_renderable
+        )
+        progress.live.start(refresh=True)
+
+    with terminal.drawing(terminal.TerminalDrawing(start, progress.stop)):
+        yield progress
 
 
 @contextmanager

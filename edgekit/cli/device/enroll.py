@@ -14,7 +14,7 @@ import typer
 
 from edgekit import data
 from edgekit.bundle.layers import bootstrap
-from edgekit.cli import project, render
+from edgekit.cli import project, questions, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.errors import EdgekitError, PartialError, UnreachableError, UsageError
 from edgekit.fleet import inventory
@@ -323,13 +323,13 @@ def _confirm() -> Callable[[str], bool] | None:
     """Asks on the terminal; None without one."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
-    return lambda question: typer.confirm(question, err=True)
+    return questions.confirm
 
 
 def _password(name: str) -> Callable[[], str] | None:
     if not sys.stdin.isatty():
         return None
-    return lambda: str(typer.prompt(f"sudo password on {name}", hide_input=True, err=True))
+    return lambda: questions.secret(f"sudo password on {name}")
 
 
 def _fleet_values(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli import render
+from edgekit.cli import questions, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.project import operator
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
@@ -119,7 +119,7 @@ def confirm(question: str, *, yes: bool) -> None:
         raise UsageError(
             "not confirmed: there is no terminal to ask on", question, "--yes says it beforehand"
         )
-    if not typer.confirm(question, err=True):
+    if not questions.confirm(question):
         raise UsageError("not confirmed: nothing was ordered")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import paramiko
 
+from edgekit import terminal
+
 TRIES = 3  # as OpenSSH's NumberOfPasswordPrompts
 _unlocked: dict[Path, Any] = {}
 _asked: dict[Path, int] = {}  # how often each file's passphrase was asked for
@@ -37,10 +39,11 @@ def unlock(file: Path) -> Any:
 def _ask(file: Path) -> Any:
     for _ in range(TRIES):
         try:
-            with Path("/dev/tty").open("r+b", buffering=0) as terminal:
-                if not terminal.isatty():
+            with Path("/dev/tty").open("r+b", buffering=0) as device:
+                if not device.isatty():
                     return None
-            phrase = getpass.getpass(f"Enter passphrase for key '{file}': ")
+            with terminal.question():
+                phrase = getpass.getpass(f"Enter passphrase for key '{file}': ")
         except (OSError, EOFError):
             return None
         if not phrase:
