@@ -313,7 +313,8 @@ def test_what_config_json_leaves_out_is_the_default_of_the_class() -> None:
     silent_ = {key: value for key, value in LLAMA.items() if key != "tie_word_embeddings"}
     assert not is_tied(silent_)
     assert is_tied(silent_ | {"architectures": ["Gemma2ForCausalLM"]})
-    assert is_tied(silent_ | {"text_config": {"tie_word_embeddings": True}})
+    assert not is_tied(silent_ | {"text_config": {"tie_word_embeddings": True}})
+    assert is_tied({"architectures": ["Gemma4ForConditionalGeneration"]})
 
 
 @pytest.mark.parametrize(
@@ -323,14 +324,18 @@ def test_what_config_json_leaves_out_is_the_default_of_the_class() -> None:
         ("Mistral3ForConditionalGeneration", None, False, None),
         ("Mistral3ForConditionalGeneration", None, None, None),
         ("Mistral3ForConditionalGeneration", False, True, False),
-        ("Mistral3ForConditionalGeneration", None, True, True),
+        ("Mistral3ForConditionalGeneration", None, True, None),
         ("Lfm2VlForConditionalGeneration", None, False, None),
         ("Qwen3VLForConditionalGeneration", None, None, None),
-        ("Qwen3VLForConditionalGeneration", None, False, False),
+        ("Qwen3VLForConditionalGeneration", None, False, None),
+        ("Qwen3VLForConditionalGeneration", None, True, None),
+        ("Qwen3_5ForConditionalGeneration", None, True, None),
+        ("Qwen3_5ForConditionalGeneration", True, False, True),
         ("Qwen3VLForConditionalGeneration", False, True, False),
         # older files have it within text_config, and the class passes it on
         ("Qwen2_5_VLForConditionalGeneration", False, True, True),
-        ("Qwen2_5_VLForConditionalGeneration", None, False, False),
+        ("Qwen2_5_VLForConditionalGeneration", None, False, None),
+        ("Qwen2_5_VLForConditionalGeneration", None, True, True),
     ],
 )
 def test_the_key_that_ties_is_the_one_that_the_class_reads(
@@ -342,6 +347,37 @@ def test_the_key_that_ties_is_the_one_that_the_class_reads(
     }  # fmt: skip
     assert says_tied(config) is said
     assert is_tied(config) is (said is True or (said is None and name[0] in "ML"))
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "inner", "way"),
+    [
+        # as transformers' class of the whole has it: without a head it would have a random one
+        ("Qwen3VLForConditionalGeneration", None, True, "so, beside text_config"),
+        ("Qwen3VLForConditionalGeneration", None, None, "beside text_config"),
+        ("Qwen3VLForConditionalGeneration", True, None, ""),
+        ("Qwen2_5_VLForConditionalGeneration", None, True, ""),
+        ("Mistral3ForConditionalGeneration", None, None, ""),
+        # the builder and the gate load its text part by itself
+        ("Qwen3_5ForConditionalGeneration", True, None, "within text_config, too"),
+        ("Qwen3_5MoeForConditionalGeneration", True, False, "within text_config, too"),
+        ("Qwen3_5ForConditionalGeneration", None, None, "beside text_config and in it"),
+        ("Qwen3_5ForConditionalGeneration", None, True, ""),
+        ("Qwen3_5ForConditionalGeneration", True, True, ""),
+    ],
+)  # fmt: skip
+def test_a_whole_model_without_a_head_is_one_that_its_class_ties(
+    name: str, whole: bool | None, inner: bool | None, way: str
+) -> None:
+    def key(value: bool | None) -> dict[str, Any]:
+        return {} if value is None else {"tie_word_embeddings": value}
+
+    config = {"architectures": [name], **key(whole), "text_config": {"vocab_size": 8, **key(inner)}}
+    tensors = {"model.language_model.embed_tokens.weight": (8, 4)}
+    refusal = wrong_weights(config, tensors)
+    assert (refusal is None) == (way == "")
+    assert refusal is None or way in refusal.next_step
+    assert wrong_weights(config, tensors | {"lm_head.weight": (8, 4)}) is None
 
 
 def test_an_lfm_2_ties_by_a_key_of_its_own() -> None:
