@@ -235,6 +235,29 @@ def test_columns_of_a_group_lie_side_by_side(
         assert f"activation order | {stem}.g_idx" in refusal(model)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words", "right"),
+    [
+        ("gptq", [0x77777777] * 64, True),  # 7 is 8 in the first format, symmetric
+        ("gptq", [0x88888888] * 64, False),
+        ("gptq", [0x80808080] * 64, False),
+        ("gptq", [0x88888888] * 63 + [0x88888889], True),  # asymmetric
+        ("awq", [0x88888888] * 64, True),
+    ],
+)
+def test_a_gptq_checkpoint_of_the_second_format_need_not_say_so(
+    kind: str, words: list[int], right: bool, tmp_path: Path
+) -> None:
+    form, config = packed(kind)
+    zeros = [name for name in form if name.endswith(".qzeros")]
+    values = dict.fromkeys(zeros, struct.pack("<64I", *words))
+    model = write_model(tmp_path / "m", form, dict.fromkeys(zeros, "I32"), values, **config)
+    if right:
+        taken(model)
+    else:
+        assert "those of the layout gptq_v2" in refusal(model)
+
+
 def test_a_family_that_is_not_listed_has_its_ends(tmp_path: Path) -> None:
     config: dict[str, Any] = {
         "architectures": ["Lfm2ForCausalLM"], "tie_word_embeddings": False,
