@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgekit.builder.make.prepare import prepare
@@ -16,6 +17,7 @@ from edgekit.builder.plan.plan import Plan
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.source.soundness import unsound
 from edgekit.builder.source.values import Slice, same_values
+from edgekit.builder.support.change import Mend
 from edgekit.builder.support.families import expected_tensors, is_tied, says_tied, tying
 from edgekit.builder.support.leftovers import explained, is_leftover
 from edgekit.builder.support.weights import head_lookalike, lost_by_type, wrong_weights
@@ -23,6 +25,8 @@ from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 from tests.building import silent
 from tests.checkpoints import LLAMA, TENSORS, Shape, write_model, write_weights
+from tests.models.gguf_file import write_sparse
+from tests.unit.test_gguf_header import LLAMA as GGUF
 
 INDEX = "model.safetensors.index.json"
 
@@ -69,6 +73,42 @@ def without(*names: str) -> dict[str, Shape]:
 
 def test_a_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     assert taken(write_model(tmp_path / "m"))
+
+
+# --- what the builder is told is part of the build's identity -------------------------------------
+
+
+def identity(source: Path) -> str:
+    (candidate,) = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates
+    assert candidate.spec.build_id() != msgspec.structs.replace(candidate.spec, told="x").build_id()
+    return candidate.spec.build_id()
+
+
+def test_a_source_that_is_read_otherwise_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of an earlier rule counted as up to date, though it was wrong."""
+    source = write_model(tmp_path / "m")
+    plain = identity(source)
+    for key in (1, 2):
+        told = (Mend({"rms_norm_eps": key}, "a rule"),)
+        monkeypatch.setattr("edgekit.builder.make.told.mends", lambda *_, told=told: told)
+        assert identity(source) != plain
+        plain = identity(source)
+    monkeypatch.setattr("edgekit.builder.make.told.mends", lambda *_: ())
+    known = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates[0].spec
+    assert b"told" not in msgspec.json.encode(known)
+
+
+def test_a_gguf_file_that_is_read_otherwise_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_sparse(path, GGUF, {"token_embd.weight": (3, 8)})
+    before = identity(path)
+    assert identity(path) == before
+    monkeypatch.setattr("edgekit.builder.source.gguf.sampling_of", lambda _: {"top_k": 7})
+    assert identity(path) != before
 
 
 # --- missing, unexpected, of another shape -------------------------------------------------------

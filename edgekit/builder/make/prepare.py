@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.builder.make.told import told_digest
 from edgekit.builder.request.optionfiles import hash_option_files
 from edgekit.builder.request.options import check_options
 from edgekit.builder.request.request import (
@@ -88,6 +89,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
     recipes, why = recipes_for(request, checked, config)
+    told = told_digest(found) or msgspec.UNSET
     candidates = []
     for each in recipes:
         options = check_options({**(each.options if each else {}), **checked.plain})
@@ -104,6 +106,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
             toolchain=lock_digest,
             context=request.context,
             vision=vision_precision(config, request.vision_precision, precision) or msgspec.UNSET,
+            told=told,
         )
         candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
     return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why + tuple(seen))
