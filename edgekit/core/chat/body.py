@@ -96,7 +96,7 @@ def _free_values(request: ChatRequest) -> Iterator[tuple[str, object]]:
 
 def _check_zero(payload: bytes, encoding: str) -> None:
     """Refuse token 0 under its second name: msgspec reads "-0" as 0, and no other such spelling."""
-    body = cbor.decode(payload) if encoding == "cbor" else msgspec.json.decode(payload)
+    body: Any = cbor.decode(payload) if encoding == "cbor" else msgspec.json.decode(payload)
     if "-0" in body["logit_bias"]:
         raise ProtocolError("invalid_request", "token 0 is written 0, not -0", "logit_bias")
 
