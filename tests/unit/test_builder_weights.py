@@ -17,10 +17,13 @@ from edgekit.builder.plan.plan import Plan
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.source.soundness import unsound
 from edgekit.builder.source.values import Slice, same_values
+from edgekit.builder.spec import BuildRecord
 from edgekit.builder.support.change import Mend
 from edgekit.builder.support.families import expected_tensors, is_tied, says_tied, tying
 from edgekit.builder.support.leftovers import explained, is_leftover
 from edgekit.builder.support.weights import head_lookalike, lost_by_type, wrong_weights
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.verify import verify
 from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 from tests.building import silent
@@ -98,6 +101,24 @@ def test_a_source_that_is_read_otherwise_is_another_build(
     monkeypatch.setattr("edgekit.builder.make.told.mends", lambda *_: ())
     known = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates[0].spec
     assert b"told" not in msgspec.json.encode(known)
+
+
+def test_a_build_of_another_rule_cannot_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files would differ, which said that they were changed."""
+    source = write_model(tmp_path / "m")
+    spec = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates[0].spec
+    told = msgspec.structs.replace(spec, told="earlier")
+    made = tmp_path / "made"
+    made.mkdir()
+    record = BuildRecord(told.build_id(), {}, spec=told, tools={}, seconds=0)
+    (made / "build.json").write_bytes(msgspec.json.encode(record))
+    toolchain = HostToolchain()
+    monkeypatch.setattr(toolchain, "digest", "00")
+    with pytest.raises(UsageError, match="cannot repeat") as refused:
+        verify(made, toolchain, silent, model=str(source))
+    assert "other settings" in refused.value.why
 
 
 def test_a_gguf_file_that_is_read_otherwise_is_another_build(
