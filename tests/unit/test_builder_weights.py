@@ -132,6 +132,22 @@ def test_a_gguf_file_that_is_read_otherwise_is_another_build(
     assert identity(path) != before
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_ladder_of_a_gguf_file_leaves_out_what_would_not_load(
+    tied: bool, tmp_path: Path
+) -> None:
+    shapes: dict[str, Shape] = {"token_embd.weight": (3, 8)}
+    shapes |= {} if tied else {"output.weight": (3, 8)}
+    path = write_sparse(tmp_path / "m.gguf", GGUF, shapes)
+    (tmp_path / "adapter").mkdir()
+    request = BuildRequest(
+        str(path), Path("nowhere"), options=(f"adapter_path={tmp_path / 'adapter'}",), recipe="auto"
+    )
+    names = [each.recipe for each in prepare(request, "00", silent).candidates]
+    assert ("plain-head8" in names) is not tied
+    assert "int8" in names
+
+
 # --- missing, unexpected, of another shape -------------------------------------------------------
 
 

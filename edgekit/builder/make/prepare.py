@@ -20,11 +20,13 @@ from edgekit.builder.request.request import (
 from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
+from edgekit.builder.source.gguf import header_config
 from edgekit.builder.source.soundness import type_note, unsound, wrong_values
 from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.change import Refusal
+from edgekit.builder.support.gguf.config import chooses
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.pictures import (
     pictures_refusal,
@@ -88,7 +90,8 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
 
     found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
-    recipes, why = recipes_for(request, checked, config)
+    gguf = found.source.kind == "gguf"
+    recipes, why = recipes_for(request, checked, chooses(header_config(found)) if gguf else config)
     told = told_digest(found) or msgspec.UNSET
     candidates = []
     for each in recipes:

@@ -148,7 +148,7 @@ def recipes_for(
     """The recipes to build, in the order in which they are tried, and notes for the user.
 
     Args:
-        config: config.json of the model; empty for a GGUF file.
+        config: config.json of the model; of a GGUF file only whether its head is the embedding.
 
     Returns:
         The recipes, with None for options that the user spelled out; and the reasons, one line
