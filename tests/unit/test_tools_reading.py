@@ -210,6 +210,17 @@ ODD += [
         [("get_time", {"a": "\ud800"})],
     ),
 ]
+ODD += [
+    (
+        "functiongemma",
+        (
+            "<start_function_call>call:get_time{None:None,b:[True,False,Nones],"
+            "c:<escape>None<escape>}<end_function_call>"
+        ),
+        "",
+        [("get_time", {"None": None, "b": [True, False, "Nones"], "c": "None"})],
+    ),
+]
 # Calls whose ends are not what the format asks for
 DAMAGED: list[tuple[str, str, str, list[Call]]] = [
     (

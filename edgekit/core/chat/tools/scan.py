@@ -9,6 +9,7 @@ from typing import Protocol
 _ARGUMENTS = ("arguments", "parameters")
 MAX_NAME = 256  # characters before a call's name must be whole
 _LONE = re.compile("[\ud800-\udfff]")  # half a character, which no message carries
+_WORDS = {"None": "null", "True": "true", "False": "false"}  # Gemma's templates write null as None
 _ESCAPES = ("<escape>", '<|"|>')  # around Gemma's strings
 
 
@@ -303,7 +304,9 @@ class GemmaCall:
         word, self._word = self._word.strip(), ""
         if not word:
             return
-        if not self._key and _is_scalar(word):
+        if not self._key and word in _WORDS:
+            self._out.append(_WORDS[word])
+        elif not self._key and _is_scalar(word):
             self._out.append(word)
         else:
             self._out.append(json.dumps(word, ensure_ascii=False))
