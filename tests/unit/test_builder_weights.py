@@ -462,6 +462,7 @@ def test_the_key_that_ties_is_the_one_that_the_class_reads(
         ("Qwen3_5ForConditionalGeneration", True, None, "within text_config, too"),
         ("Qwen3_5MoeForConditionalGeneration", True, False, "within text_config, too"),
         ("Qwen3_5ForConditionalGeneration", None, None, "beside text_config and in it"),
+        ("Qwen3_5ForConditionalGeneration", False, True, "beside text_config and in it"),
         ("Qwen3_5ForConditionalGeneration", None, True, ""),
         ("Qwen3_5ForConditionalGeneration", True, True, ""),
     ],

@@ -118,7 +118,7 @@ def _without_head(config: Mapping[str, Any]) -> Refusal | None:
     Of a Qwen 3.5 builder and gate load the text part by itself, which is tied by its own key.
     """
     if architecture_of(config) in _ALONE:
-        if text_says_tied(config):
+        if text_says_tied(config) and says_tied(config) is not False:
             return None
         if is_tied(config):
             return Refusal(
