@@ -67,8 +67,11 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             there.
         context: cap for `search.max_length`, in tokens.
         toolchain: sha256 (hex) of the lock file that the toolchain is installed from.
-        steps: version of edgekit's own part of the build, raised when that changes the output.
+        steps: version of edgekit's own part of the build, raised when that changes the output in
+            a way that `told` does not show.
         vision: precision of the vision part; unset for a model without pictures.
+        told: sha256 (hex) of the settings that the builder is given in place of the source's; of a
+            GGUF file also of what is read out of its header. Unset where it gets the source's.
     """
 
     source: Source
@@ -80,6 +83,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: int = DEFAULT_CONTEXT
     steps: int = 4
     vision: VisionPrecision | msgspec.UnsetType = msgspec.UNSET
+    told: str | msgspec.UnsetType = msgspec.UNSET
 
     def build_id(self) -> str:
         """Sha256 (hex) of the canonical JSON: keys sorted, no spaces, UTF-8."""

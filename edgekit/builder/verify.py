@@ -8,6 +8,7 @@ import msgspec
 
 from edgekit.builder.files import list_files, record_files, scratch
 from edgekit.builder.make.make import Ingredients, make
+from edgekit.builder.make.told import told_digest
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.request.optionfiles import OptionFiles, hash_option_files
 from edgekit.builder.request.options import check_options
@@ -77,6 +78,13 @@ def verify(
     given = check_options(options or {})
     hashed = hash_option_files(given)
     _refuse_other_files(record, hashed)
+    if record.spec.told and told_digest(found) != record.spec.told:
+        raise UsageError(
+            "this edgekit cannot repeat that build",
+            why="it gives the model builder other settings in place of the source's than the one "
+            "that made it did",
+            next_step="use the edgekit that made it",
+        )
     gguf = found.source.kind == "gguf"
     source = dequantised(found, toolchain, report) if gguf else found.path
     ready = toolchain.ready(report)

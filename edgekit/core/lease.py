@@ -32,12 +32,12 @@ class LeaseWish(msgspec.Struct, frozen=True):
         head: of the rollout's journal, which the device keeps; empty: there is none.
     """
 
-    id: Annotated[str, msgspec.Meta(pattern=f"^{ID}$")]
-    holder: Annotated[str, msgspec.Meta(pattern=f"^{WORD}$")]
-    about: Annotated[str, msgspec.Meta(pattern=f"^{WORD}$")]
+    id: Annotated[str, msgspec.Meta(pattern=rf"^{ID}\Z")]
+    holder: Annotated[str, msgspec.Meta(pattern=rf"^{WORD}\Z")]
+    about: Annotated[str, msgspec.Meta(pattern=rf"^{WORD}\Z")]
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_LEASE_SECONDS)] = LEASE_SECONDS
     take_over: bool = False
-    head: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    head: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
 
 
 class LeaseState(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from edgekit.errors import EdgekitError
 from edgekit.tokens.calling import tool_format
 from edgekit.tokens.chat import open_tokenizer
 from edgekit.tokens.template import ChatRefusedError
+from edgekit.tokens.unlike import refuse_unlike
 
 CHARACTERS = 128 << 10  # as many as a prompt's body may have bytes
 TURNS = 1023  # one less than a prompt may have; ends with a message of the user
@@ -32,11 +33,12 @@ def measured(folder: Path) -> dict[str, Any]:
     `core.chat.tools.formats.ChatRecord` says of it.
 
     Raises:
-        EdgekitError: the template or the tokenizer cannot be read, or a letter or sign of ordinary
-            text is a control token.
+        EdgekitError: the template or the tokenizer cannot be read, a letter or sign of ordinary
+            text is a control token, or a device would write another text than transformers.
     """
     tokenizer = open_tokenizer(folder)
     _refuse_letters(tokenizer.control)
+    refuse_unlike(folder)
     greeting = tokenizer.render([("user", "Hello")])  # a device greets its model with this
     blind = tokenizer.render([("user", "Goodbye")]) == greeting
     content = "a <b> " * (CHARACTERS // TURNS // 6)

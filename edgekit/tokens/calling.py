@@ -75,17 +75,22 @@ class _Probe:
         return "system" if RESULT in self.rendered([("system", RESULT), USER]) else "user"
 
     def calls(self, *, tools: bool) -> tuple[Literal["object", "text", "none"], bool, str]:
-        """Return how the template takes arguments, whether content may be null, what it writes."""
+        """Return how the template takes arguments, whether content may be null, what it writes.
+
+        What it writes is empty where it drops calls. In a format that is not read here, `none`.
+        """
         ways: tuple[tuple[Calls, Any], ...] = (
             ("object", ARGUMENTS),
             ("text", json.dumps(ARGUMENTS)),
         )
+        unread = ""
         for way, arguments in ways:
             for content in (None, ""):
                 written = self._written(arguments, content, tools)
                 if _read(written):
                     return way, content is None, written
-        return "none", True, ""
+                unread = unread or (written if VALUE in written else "")
+        return "none", True, unread
 
     def _written(self, arguments: Any, content: str | None, tools: bool) -> str:
         """Return what the template writes of a call; empty unless it also writes a result."""

@@ -4,12 +4,14 @@
 
 INSIDE is the folder of `convert.py`. FAMILIES is a JSON file: name -> {architecture, config,
 values, leftovers}. RESULTS takes name -> {config, tensors: name -> shape, alone: tied where the
-configuration says nothing, said: case -> the refusal of `strict_loading`}. The cases are a missing
+configuration says nothing, ties: [whole model's key, text part's, tied] for each spelling of a
+whole model's two keys, said: case -> the refusal of `strict_loading`}. The cases are a missing
 tensor, one without a place and one of another shape, in the last layer and outside the layers.
 """
 
 # mypy: disable-error-code="import-not-found"
 
+import itertools
 import json
 import re
 import sys
@@ -48,6 +50,21 @@ def said(model: Any, config: Any, state: dict[str, Any], leftovers: list[str]) -
     return ""
 
 
+def ties(kind: Any, values: dict[str, Any]) -> list[tuple[bool | None, bool | None, bool]]:
+    """What the class makes of the two keys: `tie_weights` asks this attribute of the whole."""
+    found = []
+    for whole, inner in itertools.product((None, True, False), repeat=2):
+        given = {**values, "text_config": dict(values["text_config"])}
+        for part in (given, given["text_config"]):
+            part.pop("tie_word_embeddings", None)
+        if whole is not None:
+            given["tie_word_embeddings"] = whole
+        if inner is not None:
+            given["text_config"]["tie_word_embeddings"] = inner
+        found.append((whole, inner, bool(kind(**given).tie_word_embeddings)))
+    return found
+
+
 def examined(family: dict[str, Any]) -> dict[str, Any]:
     """One entry of the results."""
     import torch
@@ -68,6 +85,7 @@ def examined(family: dict[str, Any]) -> dict[str, Any]:
         "config": config.to_dict(),
         "tensors": {name: list(tensor.shape) for name, tensor in state.items()},
         "alone": bool(kind().tie_word_embeddings),
+        "ties": ties(kind, family["values"]) if "text_config" in family["values"] else [],
         "said": {
             case: said(model, config, tensors, family["leftovers"])
             for case, tensors in cases(dict(state), layers).items()

@@ -275,6 +275,27 @@ PYTHONIC = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
+# As Qwen 3.5's and Qwen3-Coder's, with Hermes' tag around calls that are no JSON
+XML = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n<tools>' + tools|tojson + '</tools>\\nReply so:\\n<tool_call>\\n' }}
+    {{- '<function=f>\\n<parameter=p>\\nvalue\\n</parameter>\\n</function>\\n</tool_call>' }}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- set role = 'user' if message.role == 'tool' else message.role %}
+    {{- '<|im_start|>' + role + '\\n' + (message.content or '') }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool_call>\\n<function=' + call.function.name + '>\\n' }}
+        {%- for key, val in call.function.arguments.items() %}
+            {{- '<parameter=' + key + '>\\n' + val|string + '\\n</parameter>\\n' }}
+        {%- endfor %}
+        {{- '</function>\\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
 TOOL_TEMPLATES = {
     "hermes": HERMES,
     "llama3": LLAMA3,

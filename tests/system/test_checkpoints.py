@@ -89,10 +89,14 @@ def test_the_lists_of_tensors_are_those_of_transformers(oracle: dict[str, Any]) 
 
 def test_what_config_json_leaves_out_is_as_transformers_has_it(oracle: dict[str, Any]) -> None:
     for name, found in oracle.items():
-        if "text_config" not in found["config"]:
-            assert is_tied({"architectures": found["config"]["architectures"]}) == found["alone"], (
-                name
-            )
+        names = {"architectures": found["config"]["architectures"]}
+        assert is_tied(names) == found["alone"], name
+        for whole, inner, tied in found["ties"]:
+            told = {
+                **names, "tie_word_embeddings": whole, "text_config": {"tie_word_embeddings": inner}
+            }  # fmt: skip
+            assert is_tied(told) == tied, (name, whole, inner)
+    assert sum(bool(found["ties"]) for found in oracle.values()) >= 7
 
 
 def test_every_tensor_that_lacks_or_is_too_much_is_refused_by_name(oracle: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import cbor2
+import jsonschema
 import pytest
 
 from edgekit.core.chat.body import parse_body
@@ -75,6 +76,29 @@ def test_a_schema_keeps_the_order_of_its_properties_and_loses_its_annotations(
         '{"type":"object","properties":{"z":{"type":"string"},"a":{"const":{"title":1}}},'
         '"required":["z"]}'
     )
+
+
+@pytest.mark.parametrize("number", ["07", "06", "04"])
+def test_what_stands_beside_a_reference_says_nothing_in_older_drafts(number: str) -> None:
+    """As jsonschema has it; it was enforced, and what is not served there was refused."""
+    dialect = {"$schema": f"http://json-schema.org/draft-{number}/schema#"}
+    own = {"definitions": {"a": {"type": "integer"}}}
+    beside = {"$ref": "#/definitions/a", "maximum": 3, "nullable": True, "not": {}}
+    schema = {"type": "array", "items": beside, **own}
+    assert jsonschema.validators.validator_for(dialect)(dialect | schema).is_valid([7])
+    for encoding in ("", "cbor"):
+        made = with_schema(dialect | schema, encoding)
+        assert made is not None
+        told = dialect | schema | {"items": {"$ref": "#/definitions/a"}}
+        assert json.loads(made.source) == told
+        whole = with_schema(dialect | beside | own, encoding)
+        assert whole is not None
+        assert json.loads(whole.source) == dialect | {"$ref": "#/definitions/a"} | own
+    # endless by itself, whatever would end it
+    error = refused_schema(dialect | {"$ref": "#", "type": "string"})
+    assert "a recursion that no finite answer ends" in error.what
+    for later in ({}, {"$schema": "https://json-schema.org/draft/2019-09/schema"}):
+        assert "'nullable'" in refused_schema(later | schema).what
 
 
 @pytest.mark.parametrize(

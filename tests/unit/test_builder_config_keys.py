@@ -106,7 +106,7 @@ def test_a_setting_that_the_builder_does_not_read_is_refused_by_name(
 @pytest.mark.parametrize("kind", [None, "nope"])
 def test_a_hybrid_granite_without_rotary_positions_is_refused(kind: str | None) -> None:
     name = "GraniteMoeHybridForCausalLM"
-    attending: dict[str, Any] = {"layer_types": ["attention"]}
+    attending: dict[str, Any] = {"layer_types": ["attention"], "num_local_experts": 0}
     assert "rotary positions" in refused(name, position_embedding_type=kind, **attending)
     assert refused(name, position_embedding_type="rope", **attending) == ""
 
@@ -114,7 +114,7 @@ def test_a_hybrid_granite_without_rotary_positions_is_refused(kind: str | None) 
 def test_the_second_name_of_layer_types_is_the_one_that_counts() -> None:
     """transformers sets it last."""
     name, attending, mamba = "GraniteMoeHybridForCausalLM", ["attention"], ["mamba"]
-    rope: dict[str, Any] = {"position_embedding_type": "rope"}
+    rope: dict[str, Any] = {"position_embedding_type": "rope", "num_local_experts": 0}
     assert "Mamba" in refused(name, layer_types=attending, layers_block_type=mamba, **rope)
     assert refused(name, layer_types=mamba, layers_block_type=attending, **rope) == ""
 
@@ -122,7 +122,17 @@ def test_the_second_name_of_layer_types_is_the_one_that_counts() -> None:
 @pytest.mark.parametrize("kinds", [{}, {"layers_block_type": ["mamba"]}, {"layer_types": None}])
 def test_a_hybrid_granite_is_one_of_mamba_layers_by_itself(kinds: dict[str, Any]) -> None:
     name = "GraniteMoeHybridForCausalLM"
-    assert "Mamba" in refused(name, position_embedding_type="rope", **kinds)
+    assert "Mamba" in refused(name, position_embedding_type="rope", num_local_experts=0, **kinds)
+
+
+@pytest.mark.parametrize("experts", [{}, {"num_local_experts": None}, {"num_local_experts": 8}])
+def test_a_hybrid_granite_has_experts_unless_it_says_none(experts: dict[str, Any]) -> None:
+    """Its class has eight, which the builder would leave out."""
+    said = refused(
+        "GraniteMoeHybridForCausalLM", position_embedding_type="rope", layer_types=["attention"],
+        **experts,
+    )  # fmt: skip
+    assert "experts" in said
 
 
 @pytest.mark.parametrize(

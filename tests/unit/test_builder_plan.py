@@ -253,9 +253,22 @@ def test_headers_say_what_config_leaves_out() -> None:
 
 def test_the_whole_models_word_on_tied_embeddings_comes_first() -> None:
     part = {**SMOLLM2, "tie_word_embeddings": False}
-    whole = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": part}
+    whole = {"architectures": ["Qwen3VLForConditionalGeneration"], "text_config": part}
     assert not shape_of(whole, {}).tied
     assert shape_of(whole | {"tie_word_embeddings": True}, {}).tied
+    whole["text_config"] = {**part, "tie_word_embeddings": True}
+    assert not shape_of(whole, {}).tied
+    assert not shape_of(whole | {"tie_word_embeddings": False}, {}).tied
+    # a class that ties where config.json says nothing, and a head that is stored all the same
+    whole = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": part}
+    assert shape_of(whole, {}).tied
+    size = part["hidden_size"]
+    tables = {"embed_tokens.weight": (part["vocab_size"], size), "norm.weight": (size,)}
+    tensors = {f"language_model.model.{name}": Tensor("F16", it) for name, it in tables.items()}
+    tensors["language_model.model.layers.0.mlp.up_proj.weight"] = Tensor("F16", (size, size))
+    assert shape_of(whole, tensors).tied
+    tensors["language_model.lm_head.weight"] = tensors["language_model.model.embed_tokens.weight"]
+    assert not shape_of(whole, tensors).tied
 
 
 def test_a_mixture_reads_its_active_experts_only() -> None:

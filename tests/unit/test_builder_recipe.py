@@ -102,6 +102,20 @@ def test_what_does_not_load_with_tied_embeddings_is_refused_before(
     refuse_unloadable(apart, SMOLLM2 | {"tie_word_embeddings": True})
 
 
+def test_what_ties_by_its_class_alone_does_not_load_either() -> None:
+    silent = {"architectures": ["Gemma2ForCausalLM"]}
+    older = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"], "tie_word_embeddings": False,
+        "text_config": {"tie_word_embeddings": True},
+    }  # fmt: skip
+    wish = check_request(BuildRequest("m", Path("out"), recipe="plain-head8"))
+    for config in (silent, older):
+        assert not any(recipe.needs_untied for recipe in ladder(config, adapter=True))
+        with pytest.raises(UsageError, match="tied embeddings"):
+            refuse_unloadable(wish, config)
+    refuse_unloadable(wish, {**older, "architectures": ["Qwen3VLForConditionalGeneration"]})
+
+
 def test_an_adapter_is_built_by_recipes_that_pack_narrow_matrices() -> None:
     assert default_recipe(SMOLLM2, adapter=True).recipe.name == "plain"
     names = [recipe.name for recipe in ladder({}, adapter=True)]

@@ -55,6 +55,7 @@ def test_build_id_does_not_depend_on_the_order_of_keys() -> None:
         {"option_files": {"kv_cache_scale_file": {"scales.json": "33"}}},
         {"toolchain": "cd" * 32},
         {"steps": 1},
+        {"told": "44"},
         {"context": 2048},
     ],
 )

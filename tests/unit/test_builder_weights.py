@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgekit.builder.make.prepare import prepare
@@ -16,13 +17,19 @@ from edgekit.builder.plan.plan import Plan
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.source.soundness import unsound
 from edgekit.builder.source.values import Slice, same_values
+from edgekit.builder.spec import BuildRecord
+from edgekit.builder.support.change import Mend
 from edgekit.builder.support.families import expected_tensors, is_tied, says_tied, tying
 from edgekit.builder.support.leftovers import explained, is_leftover
 from edgekit.builder.support.weights import head_lookalike, lost_by_type, wrong_weights
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.verify import verify
 from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 from tests.building import silent
 from tests.checkpoints import LLAMA, TENSORS, Shape, write_model, write_weights
+from tests.models.gguf_file import write_sparse
+from tests.unit.test_gguf_header import LLAMA as GGUF
 
 INDEX = "model.safetensors.index.json"
 
@@ -69,6 +76,76 @@ def without(*names: str) -> dict[str, Shape]:
 
 def test_a_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     assert taken(write_model(tmp_path / "m"))
+
+
+# --- what the builder is told is part of the build's identity -------------------------------------
+
+
+def identity(source: Path) -> str:
+    (candidate,) = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates
+    assert candidate.spec.build_id() != msgspec.structs.replace(candidate.spec, told="x").build_id()
+    return candidate.spec.build_id()
+
+
+def test_a_source_that_is_read_otherwise_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of an earlier rule counted as up to date, though it was wrong."""
+    source = write_model(tmp_path / "m")
+    plain = identity(source)
+    for key in (1, 2):
+        told = (Mend({"rms_norm_eps": key}, "a rule"),)
+        monkeypatch.setattr("edgekit.builder.make.told.mends", lambda *_, told=told: told)
+        assert identity(source) != plain
+        plain = identity(source)
+    monkeypatch.setattr("edgekit.builder.make.told.mends", lambda *_: ())
+    known = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates[0].spec
+    assert b"told" not in msgspec.json.encode(known)
+
+
+def test_a_build_of_another_rule_cannot_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files would differ, which said that they were changed."""
+    source = write_model(tmp_path / "m")
+    spec = prepare(BuildRequest(str(source), Path("nowhere")), "00", silent).candidates[0].spec
+    told = msgspec.structs.replace(spec, told="earlier")
+    made = tmp_path / "made"
+    made.mkdir()
+    record = BuildRecord(told.build_id(), {}, spec=told, tools={}, seconds=0)
+    (made / "build.json").write_bytes(msgspec.json.encode(record))
+    toolchain = HostToolchain()
+    monkeypatch.setattr(toolchain, "digest", "00")
+    with pytest.raises(UsageError, match="cannot repeat") as refused:
+        verify(made, toolchain, silent, model=str(source))
+    assert "other settings" in refused.value.why
+
+
+def test_a_gguf_file_that_is_read_otherwise_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_sparse(path, GGUF, {"token_embd.weight": (3, 8)})
+    before = identity(path)
+    assert identity(path) == before
+    monkeypatch.setattr("edgekit.builder.source.gguf.sampling_of", lambda _: {"top_k": 7})
+    assert identity(path) != before
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_ladder_of_a_gguf_file_leaves_out_what_would_not_load(
+    tied: bool, tmp_path: Path
+) -> None:
+    shapes: dict[str, Shape] = {"token_embd.weight": (3, 8)}
+    shapes |= {} if tied else {"output.weight": (3, 8)}
+    path = write_sparse(tmp_path / "m.gguf", GGUF, shapes)
+    (tmp_path / "adapter").mkdir()
+    request = BuildRequest(
+        str(path), Path("nowhere"), options=(f"adapter_path={tmp_path / 'adapter'}",), recipe="auto"
+    )
+    names = [each.recipe for each in prepare(request, "00", silent).candidates]
+    assert ("plain-head8" in names) is not tied
+    assert "int8" in names
 
 
 # --- missing, unexpected, of another shape -------------------------------------------------------
@@ -235,6 +312,29 @@ def test_columns_of_a_group_lie_side_by_side(
         assert f"activation order | {stem}.g_idx" in refusal(model)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words", "right"),
+    [
+        ("gptq", [0x77777777] * 64, True),  # 7 is 8 in the first format, symmetric
+        ("gptq", [0x88888888] * 64, False),
+        ("gptq", [0x80808080] * 64, False),
+        ("gptq", [0x88888888] * 63 + [0x88888889], True),  # asymmetric
+        ("awq", [0x88888888] * 64, True),
+    ],
+)
+def test_a_gptq_checkpoint_of_the_second_format_need_not_say_so(
+    kind: str, words: list[int], right: bool, tmp_path: Path
+) -> None:
+    form, config = packed(kind)
+    zeros = [name for name in form if name.endswith(".qzeros")]
+    values = dict.fromkeys(zeros, struct.pack("<64I", *words))
+    model = write_model(tmp_path / "m", form, dict.fromkeys(zeros, "I32"), values, **config)
+    if right:
+        taken(model)
+    else:
+        assert "those of the layout gptq_v2" in refusal(model)
+
+
 def test_a_family_that_is_not_listed_has_its_ends(tmp_path: Path) -> None:
     config: dict[str, Any] = {
         "architectures": ["Lfm2ForCausalLM"], "tie_word_embeddings": False,
@@ -313,7 +413,8 @@ def test_what_config_json_leaves_out_is_the_default_of_the_class() -> None:
     silent_ = {key: value for key, value in LLAMA.items() if key != "tie_word_embeddings"}
     assert not is_tied(silent_)
     assert is_tied(silent_ | {"architectures": ["Gemma2ForCausalLM"]})
-    assert is_tied(silent_ | {"text_config": {"tie_word_embeddings": True}})
+    assert not is_tied(silent_ | {"text_config": {"tie_word_embeddings": True}})
+    assert is_tied({"architectures": ["Gemma4ForConditionalGeneration"]})
 
 
 @pytest.mark.parametrize(
@@ -323,14 +424,18 @@ def test_what_config_json_leaves_out_is_the_default_of_the_class() -> None:
         ("Mistral3ForConditionalGeneration", None, False, None),
         ("Mistral3ForConditionalGeneration", None, None, None),
         ("Mistral3ForConditionalGeneration", False, True, False),
-        ("Mistral3ForConditionalGeneration", None, True, True),
+        ("Mistral3ForConditionalGeneration", None, True, None),
         ("Lfm2VlForConditionalGeneration", None, False, None),
         ("Qwen3VLForConditionalGeneration", None, None, None),
-        ("Qwen3VLForConditionalGeneration", None, False, False),
+        ("Qwen3VLForConditionalGeneration", None, False, None),
+        ("Qwen3VLForConditionalGeneration", None, True, None),
+        ("Qwen3_5ForConditionalGeneration", None, True, None),
+        ("Qwen3_5ForConditionalGeneration", True, False, True),
         ("Qwen3VLForConditionalGeneration", False, True, False),
         # older files have it within text_config, and the class passes it on
         ("Qwen2_5_VLForConditionalGeneration", False, True, True),
-        ("Qwen2_5_VLForConditionalGeneration", None, False, False),
+        ("Qwen2_5_VLForConditionalGeneration", None, False, None),
+        ("Qwen2_5_VLForConditionalGeneration", None, True, True),
     ],
 )
 def test_the_key_that_ties_is_the_one_that_the_class_reads(
@@ -342,6 +447,38 @@ def test_the_key_that_ties_is_the_one_that_the_class_reads(
     }  # fmt: skip
     assert says_tied(config) is said
     assert is_tied(config) is (said is True or (said is None and name[0] in "ML"))
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "inner", "way"),
+    [
+        # as transformers' class of the whole has it: without a head it would have a random one
+        ("Qwen3VLForConditionalGeneration", None, True, "so, beside text_config"),
+        ("Qwen3VLForConditionalGeneration", None, None, "beside text_config"),
+        ("Qwen3VLForConditionalGeneration", True, None, ""),
+        ("Qwen2_5_VLForConditionalGeneration", None, True, ""),
+        ("Mistral3ForConditionalGeneration", None, None, ""),
+        # the builder and the gate load its text part by itself
+        ("Qwen3_5ForConditionalGeneration", True, None, "within text_config, too"),
+        ("Qwen3_5MoeForConditionalGeneration", True, False, "within text_config, too"),
+        ("Qwen3_5ForConditionalGeneration", None, None, "beside text_config and in it"),
+        ("Qwen3_5ForConditionalGeneration", False, True, "beside text_config and in it"),
+        ("Qwen3_5ForConditionalGeneration", None, True, ""),
+        ("Qwen3_5ForConditionalGeneration", True, True, ""),
+    ],
+)  # fmt: skip
+def test_a_whole_model_without_a_head_is_one_that_its_class_ties(
+    name: str, whole: bool | None, inner: bool | None, way: str
+) -> None:
+    def key(value: bool | None) -> dict[str, Any]:
+        return {} if value is None else {"tie_word_embeddings": value}
+
+    config = {"architectures": [name], **key(whole), "text_config": {"vocab_size": 8, **key(inner)}}
+    tensors = {"model.language_model.embed_tokens.weight": (8, 4)}
+    refusal = wrong_weights(config, tensors)
+    assert (refusal is None) == (way == "")
+    assert refusal is None or way in refusal.next_step
+    assert wrong_weights(config, tensors | {"lm_head.weight": (8, 4)}) is None
 
 
 def test_an_lfm_2_ties_by_a_key_of_its_own() -> None:

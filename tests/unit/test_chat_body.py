@@ -63,6 +63,8 @@ def test_the_runtime_chooses_by_itself_only_what_nothing_changes(fields: dict[st
         ("logit_bias", {"5": 101}),
         ("logit_bias", {"-1": 1}),
         ("logit_bias", {"word": 1}),
+        *(("logit_bias", {token: 1}) for token in ("-0", "00", " 5", "5 ", "05", "+5", "5.0")),
+        ("logit_bias", {"0": 1, "-0": 2}),
         ("logit_bias", {str(token): 0 for token in range(1025)}),
     ],
 )

@@ -119,6 +119,28 @@ def test_what_another_client_kept_is_read_without_what_is_not_said() -> None:
     assert log.read(other, "f") == ChatLog("Be brief.")
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"}}]},
+        {"tool_call_id": "c"}, {"function_call": {"name": "f"}}, {"audio": {"id": "a"}},
+        {"refusal": "I cannot."},
+    ],
+)  # fmt: skip
+def test_what_a_chat_has_no_place_for_is_not_lost_in_silence(
+    number: int, more: dict[str, Any]
+) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, user("a"), {**user("A")}]
+    messages[2]["role"] = "assistant"
+    empty = [message | dict.fromkeys(more) | {"tool_calls": []} for message in messages]
+    assert log.read(json.dumps({"messages": empty}).encode(), "f").questions == 1
+    messages[number - 1] |= more
+    with pytest.raises(UsageError) as refused:
+        log.read(json.dumps({"messages": messages}).encode(), "talk.json")
+    assert f"message {number} has {next(iter(more))}, which" in refused.value.why
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

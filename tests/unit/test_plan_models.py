@@ -14,6 +14,7 @@ from edgekit.builder.support.architectures import (
     support_of,
 )
 from edgekit.builder.support.modelconfig import check_config
+from edgekit.builder.support.packed import unreadable_checkpoint
 from edgekit.errors import UsageError
 from tests.matrix.shapes import FAMILIES
 
@@ -115,6 +116,24 @@ def test_checkpoints_quantised_another_way_are_refused() -> None:
     assert "cannot read checkpoints quantised with bitsandbytes" in said("bitsandbytes")
     assert "CUDA alone" in said("modelopt")
     assert said("modelopt", "cuda") == ""
+    for method in ("compressed-tensors", "fp8", "mxfp4", "hqq", "torchao", "gptq_v2", "AWQ", ""):
+        assert said(method), method
+
+
+@pytest.mark.parametrize("name", ["GptOssForCausalLM", "Mistral3ForConditionalGeneration"])
+def test_what_transformers_alone_would_load_is_what_it_loads_by_itself(name: str) -> None:
+    """The builder drops the quantization_config of these two; the rest needs other packages."""
+
+    def said(method: str) -> str:
+        given = {"quant_method": method}
+        config = {"architectures": [name], "quantization_config": given, "text_config": {"a": 1}}
+        refusal = unreadable_checkpoint(name, config, "cpu")
+        return refusal.what if refusal else ""
+
+    assert said("mxfp4") == said("fp8") == ""
+    for method in ("gptq", "awq", "bitsandbytes", "compressed-tensors", "hqq", "torchao", ""):
+        assert "cannot read checkpoints quantised with" in said(method)
+    assert (said("quark") == "") == (name[0] == "G")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +147,24 @@ def test_checkpoints_quantised_another_way_are_refused() -> None:
         ({"quant_method": "gptq", "desc_act": True}, "desc_act"),
         ({"quant_method": "awq", "version": "GEMM"}, ""),
         ({"quant_method": "awq", "version": "gemv"}, "version"),
+        ({"quant_method": "gptq", "checkpoint_format": "GPTQ", "pack_dtype": "int32"}, ""),
+        ({"quant_method": "gptq", "meta": {"quantizer": ["gptqmodel:5.0"], "uri": "x"}}, ""),
+        ({"quant_method": "gptq", "dynamic": {"+:.*down.*": {"bits": 8}}}, ""),
+        ({"quant_method": "gptq", "bits": 8}, ""),
+        ({"quant_method": "gptq", "bits": 3}, "2, 4, 8"),
+        ({"quant_method": "gptq", "pack_dtype": "int16"}, "pack_dtype"),
+        ({"quant_method": "gptq", "meta": {"checkpoint_format": "gptq_v2"}}, "checkpoint_format"),
+        ({"quant_method": "gptq", "packing_format": "auto_round:auto_gptq"}, ""),
+        ({"quant_method": "gptq", "packing_format": "auto_round:gptq_v2"}, "packing_format"),
+        ({"quant_method": "gptq", "is_bitblas_format": True}, "is_bitblas_format"),
+        ({"quant_method": "awq", "format": "gemv_fast"}, "format"),
+        ({"quant_method": "awq", "checkpoint_format": "marlin"}, "checkpoint_format"),
+        ({"quant_method": "awq", "version": "exllama"}, "version"),
+        ({"quant_method": "awq", "backend": "autoawq"}, ""),
+        ({"quant_method": "awq", "backend": "llm-awq"}, "backend"),
+        ({"quant_method": "awq", "bits": 8}, "it does 4"),
+        ({"quant_method": "awq", "dynamic": {"-:.*lm_head.*": {}}}, ""),
+        ({"quant_method": "awq", "dynamic": {".*down.*": {"bits": 8}}}, "dynamic"),
     ],
 )
 def test_layouts_of_quantised_weights_that_the_builder_mistakes_are_refused(

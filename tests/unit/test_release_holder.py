@@ -262,3 +262,12 @@ def test_on_a_full_disk_a_push_makes_room_first(
     assert not device.root.holder_file.exists()
     answer = device.take(BOB)
     assert (answer.taken, answer.lease) == (True, None)
+
+
+@pytest.mark.parametrize("field", ["id", "holder", "about", "head"])
+def test_a_word_of_a_lease_ends_without_a_line_end(field: str) -> None:
+    """It stands in a file and in messages; `$` of a pattern lets a last line end through."""
+    told = {"id": ADA, "holder": "ada@desk", "about": "rollout-7", "head": "ab" * 32}
+    assert msgspec.convert(told, LeaseWish).about == "rollout-7"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(told | {field: told[field] + "\n"}, LeaseWish)

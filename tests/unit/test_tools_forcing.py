@@ -341,6 +341,18 @@ def test_a_grammar_of_the_requester_has_no_place_beside_tools() -> None:
     assert asking("none", regex="[a-z]+").regex
 
 
+def test_arguments_by_a_reference_of_an_older_draft_are_an_object_all_the_same() -> None:
+    parameters = {
+        "$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/a",
+        "definitions": {"a": {"properties": {"x": {"type": "integer"}}}},
+    }  # fmt: skip
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    bound = constraint(asking(tools=[tool]), ToolFormat("hermes"))
+    assert bound is not None
+    (line,) = (line for line in bound.source.splitlines() if line.startswith("arguments_0: "))
+    assert json.loads(line.removeprefix("arguments_0: %json "))["type"] == "object"
+
+
 def test_texts_of_a_requester_do_not_leave_their_json(tmp_path: Path) -> None:
     evil = '"} \n start: "x" \n %json { <[1]>'
     schema = {"properties": {evil: {"const": evil}}, "required": [evil]}

@@ -17,7 +17,7 @@ from edgekit.tokens.calling import tool_format
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 from tests.models.chat_templates import CHATML, TEMPLATES
 from tests.models.tokenizer_kinds import make_tokenizer
-from tests.models.tool_templates import FAMILY_TAGS, TEXT_TAGS, TOOL_TEMPLATES
+from tests.models.tool_templates import FAMILY_TAGS, TEXT_TAGS, TOOL_TEMPLATES, XML
 
 TOOL = {
     "type": "function",
@@ -71,6 +71,16 @@ def test_a_family_is_known_by_what_its_template_writes(name: str, tmp_path: Path
     assert set(how.tokens) == set(FORMATS[how.name].tags) & known
     for tag, token in how.tokens.items():
         assert tokenizer.encode(tag) == [token]
+
+
+def test_a_tag_of_a_format_is_not_the_format(tmp_path: Path) -> None:
+    """Calls came as text: the template asked for XML, and JSON was read."""
+    how = tool_format(opened("xml", tmp_path, XML))
+    assert (how.name, how.told, how.calls) == (OURS, "system", "none")
+    (system, *_), tools = told(parsed(), how)
+    assert tools == []
+    assert isinstance(system, tuple)
+    assert "get_weather" in str(system[1])
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -195,6 +195,32 @@ ODD: list[tuple[str, str, str, list[Call]]] = [
         [("get_time", {"a": "NaN", "b": ["Infinity", "-Infinity", -1]})],
     ),
 ]
+# Names told twice, and half a character, which no message carries
+ODD += [
+    (
+        "hermes",
+        '<tool_call>{"name": "get_time", "arguments": {}, "name": "get_weather"}</tool_call>',
+        "",
+        [TIME],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_time", "arguments": "{\\"a\\": \\"\\ud800\\"}"}</tool_call>',
+        "",
+        [("get_time", {"a": "\ud800"})],
+    ),
+]
+ODD += [
+    (
+        "functiongemma",
+        (
+            "<start_function_call>call:get_time{None:None,b:[True,False,Nones],"
+            "c:<escape>None<escape>}<end_function_call>"
+        ),
+        "",
+        [("get_time", {"None": None, "b": [True, False, "Nones"], "c": "None"})],
+    ),
+]
 # Calls whose ends are not what the format asks for
 DAMAGED: list[tuple[str, str, str, list[Call]]] = [
     (
@@ -363,6 +389,11 @@ TEXTS = [
     ("hermes", "<tool_call>"),
     ("hermes", "<tool_call>\n</tool_call>"),
     ("hermes", "a <b> <tool"),
+    ("hermes", "Either <tool_call> or <tool_call>\n<tool_call> it is."),
+    ("hermes", " <tool_call>[<tool_call></tool_call>."),
+    ("phi4-mini", "import functools\nfunctools.cache(functools, functools2)"),
+    ("phi4-mini", "\n functools"),
+    ("mistral", "\n[TOOL_CALLS] [[TOOL_CALLS] [1]]"),
     ("hermes", '{"name": "get_time", "arguments": {}}'),
     ("llama3", '{"temperature": 21}'),
     ("llama3", '{"name": "launch", "parameters": {}}'),

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.builder.make.told import told_digest
 from edgekit.builder.request.optionfiles import hash_option_files
 from edgekit.builder.request.options import check_options
 from edgekit.builder.request.request import (
@@ -19,11 +20,13 @@ from edgekit.builder.request.request import (
 from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
+from edgekit.builder.source.gguf import header_config
 from edgekit.builder.source.soundness import type_note, unsound, wrong_values
 from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.change import Refusal
+from edgekit.builder.support.gguf.config import chooses
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.pictures import (
     pictures_refusal,
@@ -87,7 +90,9 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
 
     found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
-    recipes, why = recipes_for(request, checked, config)
+    gguf = found.source.kind == "gguf"
+    recipes, why = recipes_for(request, checked, chooses(header_config(found)) if gguf else config)
+    told = told_digest(found) or msgspec.UNSET
     candidates = []
     for each in recipes:
         options = check_options({**(each.options if each else {}), **checked.plain})
@@ -104,6 +109,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
             toolchain=lock_digest,
             context=request.context,
             vision=vision_precision(config, request.vision_precision, precision) or msgspec.UNSET,
+            told=told,
         )
         candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
     return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why + tuple(seen))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,7 +16,10 @@ from edgekit.builder.source.configfile import (
     read_object,
     read_template,
 )
+from edgekit.builder.source.find import LocalSource
+from edgekit.builder.source.gguf import reading_of
 from edgekit.builder.source.soundness import own_head
+from edgekit.builder.support.change import Mend
 from edgekit.builder.support.families import tied_by_class
 from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
 from edgekit.builder.support.mend import mended, mends, merge_patch
@@ -25,6 +30,65 @@ from edgekit.builder.support.seeing.family import WHOLE, PictureFamily
 VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
 
+class ToldSettings(msgspec.Struct, frozen=True):
+    """What the builder is to read as config.json and generation_config.json.
+
+    Attributes:
+        generation: None where the source has no such file and needs none.
+        notes: the changes, one line each.
+        changed: one of the two differs from the source's.
+    """
+
+    config: dict[str, Any]
+    generation: dict[str, Any] | None
+    notes: tuple[str, ...]
+    changed: bool
+
+
+def told_digest(found: LocalSource) -> str:
+    """Sha256 (hex) of what edgekit makes of a source's settings; empty where it takes them as is.
+
+    A part of the build id: the same source that is read otherwise makes another model.
+
+    Raises:
+        UsageError: a file of the source, or the header of a GGUF file, cannot be read.
+    """
+    if found.source.kind == "gguf":
+        reading = reading_of(found)
+        told = _settle(reading["config"], reading["sampling"], ())
+        return _digest({**reading, "told": [told.config, told.generation]})
+    told = decide(found.path)
+    return _digest([told.config, told.generation]) if told.changed else ""
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
+
+
+def decide(source: Path) -> ToldSettings:
+    """What the builder is to read in place of a Hugging Face folder's settings."""
+    config, generation = read_config(source), read_object(source, GENERATION_NAME)
+    head = None
+    if tied_by_class(config):
+        head = own_head(config, read_checkpoint(source) or {})
+    return _settle(config, generation, (head,) if head else ())
+
+
+def _settle(
+    config: dict[str, Any], generation: dict[str, Any] | None, more: tuple[Mend, ...]
+) -> ToldSettings:
+    changes = (*mends(architecture_of(config), config), *more)
+    defaults = generation_mends(config, generation)
+    config = mended(config, changes)
+    for each in defaults:
+        config = merge_patch(config, each.config)
+        generation = merge_patch(generation or {}, each.generation) if each.generation else (
+            generation
+        )  # fmt: skip
+    said = (*(each.why for each in changes), *(each.why for each in defaults if each.why))
+    return ToldSettings(config, generation, said, bool(changes or defaults))
+
+
 def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
     """The folder for the builder to read, and the changes to its settings, one line each.
 
@@ -33,20 +97,11 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
         work: holds the view where one is needed: links to the files, and a changed config.json
             and generation_config.json.
     """
-    config, generation = read_config(source), read_object(source, GENERATION_NAME)
-    original, family = config, family_of(config)
-    changes = mends(architecture_of(config), config)
-    if tied_by_class(config) and (head := own_head(config, read_checkpoint(source) or {})):
-        changes += (head,)
-    defaults = generation_mends(config, generation)
-    if not (changes or defaults):
+    told = decide(source)
+    if not told.changed:
         return source, ()
-    config = mended(config, changes)
-    for each in defaults:
-        config = merge_patch(config, each.config)
-        generation = merge_patch(generation or {}, each.generation) if each.generation else (
-            generation
-        )  # fmt: skip
+    original = read_config(source)
+    family = family_of(original)
     view = work / VIEW_NAME
     view.mkdir()
     for file in source.iterdir():
@@ -54,15 +109,14 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
             # to the file itself: the hub's cache consists of links, and a container mounts only the
             # files that they point to
             (view / file.name).symlink_to(file.resolve())
-    for name, content in ((CONFIG_NAME, config), (GENERATION_NAME, generation)):
+    for name, content in ((CONFIG_NAME, told.config), (GENERATION_NAME, told.generation)):
         if content is not None:
             changed = msgspec.json.encode(content)
             (view / name).write_bytes(msgspec.json.format(changed, indent=2))
     if family is not None:
         rename(source, view, family, original)
         _template(source, view, family)
-    said = (*(each.why for each in changes), *(each.why for each in defaults if each.why))
-    return view, said
+    return view, told.notes
 
 
 def _template(source: Path, view: Path, family: PictureFamily) -> None:

@@ -62,6 +62,7 @@ def statement(record: BuildRecord, packages: Mapping[str, str] | None = None) ->
                 "internalParameters": {
                     "buildId": record.build_id,
                     "steps": spec.steps,
+                    **({"told": spec.told} if spec.told else {}),
                     "path": record.route,
                     "isolation": record.isolation,
                     "gate": _gate(record),

@@ -47,7 +47,7 @@ from edgekit.builder.source.soundness import type_note, unsound, wrong_values
 from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
-from edgekit.builder.support.gguf.config import config_of
+from edgekit.builder.support.gguf.config import chooses, config_of
 from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
@@ -76,11 +76,12 @@ class ModelHeaders(msgspec.Struct, frozen=True):
 
     Attributes:
         config: config.json, or its equivalent from a GGUF header.
-        chooses: the config by which a build chooses recipes; empty for a GGUF file.
+        chooses: the config by which a build chooses recipes.
         tensors: name -> type and shape; empty where the weights have no headers.
         download_cache: folder that a download would go to.
         stored: the same tensors with their places; empty where they are not on this machine.
         lacking: why nothing of the weights would be read; None where something is.
+        listed: the tensors are those that transformers will find; not so for a GGUF file.
     """
 
     source: SourceSizes
@@ -90,6 +91,7 @@ class ModelHeaders(msgspec.Struct, frozen=True):
     download_cache: Path
     stored: dict[str, StoredTensor] = {}
     lacking: Refusal | None = None
+    listed: bool = True
 
 
 def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
@@ -220,7 +222,7 @@ def _judged(
     if refusal is None:
         shapes = {name: tensor.shape for name, tensor in headers.tensors.items()}
         # GGUF has other tensors than the folder that transformers makes of it
-        refusal = unsound(headers.config, shapes, given, listed=bool(headers.chooses))
+        refusal = unsound(headers.config, shapes, given, listed=headers.listed)
     notes = support.notes + type_note(headers.config, headers.tensors)
     if headers.stored:
         refusal = refusal or wrong_values(headers.config, headers.stored)
@@ -250,9 +252,8 @@ def _gguf(path: Path) -> ModelHeaders:
     tokenizer_of(model.header)  # refuses what a build would refuse
     config, tensors = config_of(model.header), unpacked_tensors(model.header)
     unpacked = sum(tensor.size for tensor in tensors.values())
-    return ModelHeaders(
-        SourceSizes(model.header.name, unpacked_bytes=unpacked), config, {}, tensors, cache_root()
-    )
+    sizes = SourceSizes(model.header.name, unpacked_bytes=unpacked)
+    return ModelHeaders(sizes, config, chooses(config), tensors, cache_root(), listed=False)
 
 
 class _Told(msgspec.Struct, frozen=True):

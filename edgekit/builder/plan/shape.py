@@ -19,6 +19,7 @@ from edgekit.builder.plan.tensors import (
     from_headers,
     is_decoder,
 )
+from edgekit.builder.support.families import is_tied, says_tied
 from edgekit.builder.support.modelconfig import architecture_of, language_part
 from edgekit.builder.support.rotary import HEAD_WIDTHS
 from edgekit.errors import UsageError
@@ -29,11 +30,8 @@ _KV_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Gemma3ForConditionalGeneration": {
         "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208,
-        "max_position_embeddings": 131072, "tie_word_embeddings": True,
+        "max_position_embeddings": 131072,
     },
-    "Gemma3ForCausalLM": {"tie_word_embeddings": True},
-    "Gemma2ForCausalLM": {"tie_word_embeddings": True},
-    "GemmaForCausalLM": {"tie_word_embeddings": True},
     "Phi3ForCausalLM": {"original_max_position_embeddings": 4096},
 }  # fmt: skip
 
@@ -114,7 +112,7 @@ def shape_of(
     count = layers or counted.layers
     hidden, heads, head_dim = counted.hidden, counted.heads, counted.head_dim
     vocabulary = counted.vocabulary
-    tied = _tied(config, text, tensors)
+    tied = _tied(config, tensors)
     readable = bool(tensors) and not isinstance(config.get("quantization_config"), dict)
     weights = _from_headers(tensors, count) if readable else _from_config(counted, tensors, count)
     embedding = weights.embedding or vocabulary * hidden
@@ -269,16 +267,11 @@ class _Config:
         return next((table for table in tables if len(table.shape) == 2), None)
 
 
-def _tied(
-    config: Mapping[str, Any], text: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> bool:
-    # the builder reads the key of the whole model before that of the language part
-    for given in (config.get("tie_word_embeddings"), text.get("tie_word_embeddings")):
-        if isinstance(given, bool):
-            return given
-    return bool(tensors) and not any(
-        name.endswith(HEADS) or name == "output.weight" for name in tensors
-    )
+def _tied(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Where config.json is silent, a head that is stored is told as one of its own (`own_head`)."""
+    if says_tied(config) is not None or not tensors:
+        return is_tied(config)
+    return not any(name.endswith(HEADS) or name == "output.weight" for name in tensors)
 
 
 def _whole(value: object) -> int:

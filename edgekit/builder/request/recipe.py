@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from edgekit.builder.spec import Precision
+from edgekit.builder.support.families import is_tied
 from edgekit.errors import UsageError
 
 AUTO = "auto"
@@ -136,7 +137,7 @@ def default_recipe(config: dict[str, Any], *, adapter: bool = False) -> Choice:
 
 def ladder(config: dict[str, Any], *, adapter: bool = False) -> tuple[Recipe, ...]:
     """The rungs that `auto` tries for a model, smallest first; `adapter` as in `default_recipe`."""
-    tied = bool(config.get("tie_word_embeddings"))
+    tied = is_tied(config)
     rungs = (_BY_NAME[name] for name in (ADAPTER_LADDER if adapter else LADDER))
     return tuple(recipe for recipe in rungs if not (tied and recipe.needs_untied))
 

@@ -14,6 +14,7 @@ from edgekit.builder.request.options import PATH_KEYS, parse_options
 from edgekit.builder.request.recipe import AUTO, Recipe, default_recipe, ladder, recipe_named
 from edgekit.builder.request.target import GATED_PROVIDERS, UNGATED_NOTE, refuse_lost_options
 from edgekit.builder.spec import DEFAULT_CONTEXT, check_target
+from edgekit.builder.support.families import is_tied
 from edgekit.errors import UsageError
 
 # With one of these options the user chooses how to quantise, and no default recipe is taken.
@@ -147,7 +148,7 @@ def recipes_for(
     """The recipes to build, in the order in which they are tried, and notes for the user.
 
     Args:
-        config: config.json of the model; empty for a GGUF file.
+        config: config.json of the model; of a GGUF file only whether its head is the embedding.
 
     Returns:
         The recipes, with None for options that the user spelled out; and the reasons, one line
@@ -185,7 +186,7 @@ def refuse_unloadable(checked: CheckedRequest, config: dict[str, Any]) -> None:
     Raises:
         UsageError: the request asks for one.
     """
-    if not config.get("tie_word_embeddings") or checked.given.get("shared_embeddings") == "false":
+    if not is_tied(config) or checked.given.get("shared_embeddings") == "false":
         return
     options = checked.recipe.options if checked.recipe else checked.given
     if checked.precision != "int4" or options.get("algo_config", "default") != "default":

@@ -46,6 +46,23 @@ def header_config(found: LocalSource) -> dict[str, Any]:
     return config_of(header)
 
 
+def reading_of(found: LocalSource) -> dict[str, Any]:
+    """What edgekit reads out of a GGUF header: config, tokenizer and sampling.
+
+    Raises:
+        UsageError: the header has a key that cannot be carried over, or the file is damaged.
+    """
+    return _reading(read_model(found.path))
+
+
+def _reading(model: GgufModel) -> dict[str, Any]:
+    return {
+        "config": config_of(model.header),
+        "tokenizer": tokenizer_of(model.header),
+        "sampling": sampling_of(model.header),
+    }
+
+
 def dequantised(found: LocalSource, toolchain: ToolchainSource, report: ProgressCallback) -> Path:
     """The folder with a GGUF file's weights in float32, its tokenizer and its config.
 
@@ -54,14 +71,7 @@ def dequantised(found: LocalSource, toolchain: ToolchainSource, report: Progress
         EdgekitError: transformers cannot read the file, or not all of it.
     """
     model = read_model(found.path)
-    told = msgspec.json.encode(
-        {
-            "config": config_of(model.header),
-            "tokenizer": tokenizer_of(model.header),
-            "sampling": sampling_of(model.header),
-        },
-        order="sorted",
-    )
+    told = msgspec.json.encode(_reading(model), order="sorted")
     final = cache_root() / "dequantised" / _key(found, toolchain, told)
     if final.is_dir():
         report(Progress("dequantise", "checking the cached copy"))

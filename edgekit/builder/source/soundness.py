@@ -17,7 +17,7 @@ from edgekit.builder.support.adapter import no_adapter_for, wrong_adapter
 from edgekit.builder.support.change import Mend
 from edgekit.builder.support.families import is_tied, tied_by_class, tying
 from edgekit.builder.support.limits import Refusal
-from edgekit.builder.support.packed import reordered
+from edgekit.builder.support.packed import reordered, second_format
 from edgekit.builder.support.weights import (
     Shapes,
     embedding_and_head,
@@ -28,6 +28,9 @@ from edgekit.builder.support.weights import (
     without_values,
     wrong_weights,
 )
+
+_MIDDLES = [{word - 2**32} for word in (0xAAAAAAAA, 0x88888888, 0x80808080)]
+"""Words of the middle of the range alone, of 2, 4 and 8 bits, as an int32 reads them."""
 
 
 def unsound(
@@ -104,7 +107,7 @@ def _other_head(
 
 def wrong_values(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:
     """Why the values of these tensors make another model than transformers', or None."""
-    return two_heads(config, tensors) or _moved_columns(tensors)
+    return two_heads(config, tensors) or _moved_columns(tensors) or _other_zeros(config, tensors)
 
 
 def _moved_columns(tensors: Mapping[str, StoredTensor]) -> Refusal | None:
@@ -122,6 +125,20 @@ def _moved_columns(tensors: Mapping[str, StoredTensor]) -> Refusal | None:
         if any(group != column // wide for column, group in enumerate(groups)):
             return reordered(name)
     return None
+
+
+def _other_zeros(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:
+    """Refuse the zero points of GPTQ's second format, where config.json does not name it.
+
+    Symmetric weights have the middle of the range, such as 8 of 16, which the first format stores
+    as 7. An asymmetric checkpoint does not have one zero point in every group of every matrix.
+    """
+    given = config.get("quantization_config")
+    if not isinstance(given, dict) or given.get("quant_method") != "gptq":
+        return None
+    zeros = sorted(name for name in tensors if name.endswith(".qzeros"))
+    same = all(set(_int32(tensors[name])) in _MIDDLES for name in zeros)
+    return second_format(zeros[0]) if zeros and same else None
 
 
 def _int32(tensor: StoredTensor) -> array.array[int]:

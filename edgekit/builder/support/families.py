@@ -85,11 +85,12 @@ _LFM2 = frozenset({"Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm2VlForConditiona
 """transformers prefers their `tie_embedding`."""
 _TIED_WHOLE = frozenset(
     {
-        "Gemma3ForConditionalGeneration", "Lfm2VlForConditionalGeneration",
+        "Gemma3ForConditionalGeneration", "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration", "Lfm2VlForConditionalGeneration",
         "Mistral3ForConditionalGeneration",
     }
 )  # fmt: skip
-"""Tied by the class of the whole model, whatever `text_config` says."""
+"""Classes of whole models that tie where config.json says nothing beside `text_config`."""
 _EITHER = "Qwen2_5_VLForConditionalGeneration"  # tied where the whole or the text part says so
 # transformers' default where config.json says nothing
 _TIED = {name for name, family in FAMILIES.items() if family.tied} | _LFM2 | _TIED_WHOLE
@@ -99,7 +100,11 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether embedding and head are one matrix by config.json, else by its class."""
+    """Whether embedding and head are one matrix by config.json, else by its class.
+
+    As transformers' class of the whole model has it, and the builder, which decides by the same
+    attribute whether the two share a matrix.
+    """
     return bool(says_tied(config)) or tied_by_class(config)
 
 
@@ -109,22 +114,28 @@ def tied_by_class(config: Mapping[str, Any]) -> bool:
 
 
 def says_tied(config: Mapping[str, Any]) -> bool | None:
-    """Whether config.json says that embedding and head are one matrix; None where it is silent."""
+    """Whether config.json says that embedding and head are one matrix; None where it is silent.
+
+    transformers asks the whole model's key. What `text_config` says counts in one class alone.
+    """
     name = architecture_of(config)
-    keys = _tie_keys(name)
-    whole, text = _first_bool(config, keys), _first_bool(config.get("text_config") or {}, keys)
-    if name == _EITHER and text:
+    if name == _EITHER and text_says_tied(config):
         return True
-    if whole is not None:
-        return whole
-    return text or None if name in _TIED_WHOLE else text
+    return _first_bool(config, _tie_keys(name))
+
+
+def text_says_tied(config: Mapping[str, Any]) -> bool:
+    """Whether `text_config` says so, for a class that loads the text part by itself."""
+    keys = _tie_keys(architecture_of(config))
+    return bool(_first_bool(config.get("text_config") or {}, keys))
 
 
 def tying(config: Mapping[str, Any]) -> str:
     """The keys of config.json that say so, for a sentence."""
-    keys, inner = _tie_keys(architecture_of(config)), config.get("text_config") or {}
+    name, inner = architecture_of(config), config.get("text_config") or {}
+    keys = _tie_keys(name)
     found = [key for key in keys if config.get(key) is True]
-    found += [f"{key} of text_config" for key in keys if inner.get(key) is True]
+    found += [f"{key} of text_config" for key in keys if name == _EITHER and inner.get(key) is True]
     return " and ".join(found)
 
 

@@ -53,6 +53,7 @@ _NEVER_ZERO: dict[str, tuple[str, ...]] = {
     "GraniteMoeHybridForCausalLM": ("attention_multiplier",),
 }
 _NO_ROPE_INTERVAL = 4  # SmolLM3Config's
+_GRANITE_EXPERTS = 8  # GraniteMoeHybridConfig's, where config.json does not say 0
 _GPT_OSS_ROPE = {
     "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
     "original_max_position_embeddings": 4096,
@@ -176,7 +177,7 @@ def _family(
         # transformers sets the second name of layer_types last
         kinds = text.get("layers_block_type") or text.get("layer_types") or ["mamba"]
         mamba = set(kinds) - {"attention", "full_attention"}
-        if mamba or text.get("num_local_experts"):
+        if mamba or text.get("num_local_experts", _GRANITE_EXPERTS) != 0:
             lost = "Mamba layers" if mamba else "experts"
             return Refusal(
                 "the locked model builder makes the dense hybrid Granites alone",

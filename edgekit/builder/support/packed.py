@@ -15,11 +15,20 @@ from edgekit.builder.support.change import Refusal
 # Both the builder and transformers read these formats; loading a model with another one fails.
 _CHECKPOINTS = frozenset({"awq", "gptq", "olive", "quark", "quant_auto"})
 _CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
-# The builder ignores the quantization_config of these and quantises anew.
-_REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration"})
+# The builder ignores the quantization_config of these and quantises anew what the locked
+# transformers loads, which needs packages of their own for all other methods.
+_REQUANTISED = {
+    "GptOssForCausalLM": frozenset({"mxfp4", "fp8"}),
+    "Mistral3ForConditionalGeneration": frozenset({"mxfp4", "fp8"}),
+}
 _ORIGINAL = "take the original model, before it was quantised"
-_FORMATS = ("checkpoint_format", "format")
-"""What GPTQModel has called the layout of a GPTQ checkpoint."""
+_FORMATS = ("checkpoint_format", "format", "packing_format")
+"""What GPTQModel and AutoRound have called the layout of a GPTQ checkpoint."""
+_GPTQ_NAMES = frozenset({"gptq", "auto_gptq", "auto_round:gptq", "auto_round:auto_gptq"})
+_AWQ_FORMATS = ("version", "format", "checkpoint_format")
+_AWQ_NAMES = frozenset({"gemm"})
+_BITS = {"gptq": frozenset({2, 4, 8}), "awq": frozenset({4})}
+"""Widths that the builder's loaders unpack."""
 
 
 def unreadable_checkpoint(name: str, config: Mapping[str, Any], provider: str) -> Refusal | None:
@@ -41,8 +50,8 @@ def unreadable_checkpoint(name: str, config: Mapping[str, Any], provider: str) -
     if not isinstance(given, dict):
         return None
     method = str(given.get("quant_method", ""))
-    if name in _REQUANTISED and method != "quark":
-        return None
+    if name in _REQUANTISED and (name, method) != ("GptOssForCausalLM", "quark"):
+        return None if method in _REQUANTISED[name] else _unread(method, _REQUANTISED[name])
     if method in _CHECKPOINTS:
         return _other_layout(method, given)
     if method in _CUDA_CHECKPOINTS:
@@ -53,9 +62,13 @@ def unreadable_checkpoint(name: str, config: Mapping[str, Any], provider: str) -
             f"-e is {provider}",
             _ORIGINAL,
         )
+    return _unread(method, _CHECKPOINTS)
+
+
+def _unread(method: str, read: frozenset[str]) -> Refusal:
     return Refusal(
         f"the model builder cannot read checkpoints quantised with {method or 'no named method'}",
-        f"it reads {', '.join(sorted(_CHECKPOINTS))}",
+        f"it reads {', '.join(sorted(read))}",
         _ORIGINAL,
     )
 
@@ -74,17 +87,60 @@ def reordered(name: str) -> Refusal:
     )
 
 
+def second_format(name: str) -> Refusal:
+    """The refusal of a GPTQ checkpoint of the second format that does not say so.
+
+    Args:
+        name: of a tensor of zero points.
+    """
+    return Refusal(
+        "the zero points of this GPTQ checkpoint are those of the layout gptq_v2",
+        f"{name} and all others are the middle of the range, which the layout gptq stores one "
+        "lower; config.json does not name gptq_v2, and the builder would add one",
+        f"convert the checkpoint to gptq, or {_ORIGINAL}",
+    )
+
+
 def _other_layout(method: str, given: Mapping[str, Any]) -> Refusal | None:
-    if method == "awq" and str(version := given.get("version") or "gemm").lower() != "gemm":
-        return _layout("AWQ", "version", version, "gemm")
-    if method != "gptq":
+    if method not in _BITS:
         return None
-    for key in _FORMATS:
-        if (layout := given.get(key) or "gptq") != "gptq":
-            # GPTQ's first format stores zero points one lower; the second one as they are
-            return _layout("GPTQ", key, layout, "gptq")
-    if given.get("is_marlin_format"):
-        return _layout("GPTQ", "is_marlin_format", True, "gptq")
+    if (bits := given.get("bits")) is not None and bits not in _BITS[method]:
+        return Refusal(
+            f"the model builder does not unpack {method.upper()} weights of {bits} bits",
+            f"it does {', '.join(map(str, sorted(_BITS[method])))}",
+            _ORIGINAL,
+        )
+    if (pack := given.get("pack_dtype") or "int32") != "int32":
+        return _layout(method.upper(), "pack_dtype", pack, "int32")
+    return _awq_layout(given) if method == "awq" else _gptq_layout(given)
+
+
+def _awq_layout(given: Mapping[str, Any]) -> Refusal | None:
+    for key in _AWQ_FORMATS:
+        if (layout := given.get(key)) and str(layout).lower() not in _AWQ_NAMES:
+            return _layout("AWQ", key, layout, "gemm")
+    if str(backend := given.get("backend")).lower() == "llm-awq":  # the layout of that library
+        return _layout("AWQ", "backend", backend, "gemm")
+    dynamic = given.get("dynamic") or {}
+    if any(not str(pattern).startswith("-:") for pattern in dynamic):
+        return Refusal(
+            "the model builder reads all AWQ matrices by the same settings",
+            "dynamic of quantization_config gives some of them others, which it does not look at",
+            _ORIGINAL,
+        )
+    return None
+
+
+def _gptq_layout(given: Mapping[str, Any]) -> Refusal | None:
+    meta = given.get("meta")
+    for part in (given, meta if isinstance(meta, dict) else {}):
+        for key in _FORMATS:
+            if (layout := part.get(key)) and str(layout).lower() not in _GPTQ_NAMES:
+                # GPTQ's first format stores zero points one lower; the second one as they are
+                return _layout("GPTQ", key, layout, "gptq")
+        for key, value in part.items():
+            if key.startswith("is_") and key.endswith("_format") and value:
+                return _layout("GPTQ", key, value, "gptq")
     # the builder hands every g_idx to the runtime then, which is wrong even where none reorders
     return reordered("desc_act") if given.get("desc_act") else None
 

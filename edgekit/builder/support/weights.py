@@ -17,6 +17,7 @@ from edgekit.builder.support.families import (
     expected_tensors,
     is_tied,
     says_tied,
+    text_says_tied,
 )
 from edgekit.builder.support.leftovers import is_leftover
 from edgekit.builder.support.limits import Refusal
@@ -105,10 +106,30 @@ def _essentials(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     heads = any(_HEADS.search(name) for name in shapes)
     if not any(_TABLE.search(name) for name in shapes) and not (heads and is_tied(config)):
         return _missing(["model.embed_tokens.weight"], config)
-    if not heads and says_tied(config) is False:
-        return _missing([HEAD], config)
+    if not heads and (refusal := _without_head(config)):
+        return refusal
     lost = _uneven_layers(shapes)
     return _missing(lost, config) if lost else None
+
+
+def _without_head(config: Mapping[str, Any]) -> Refusal | None:
+    """Whether the head may be missing: it is the embedding, or not of a class that is known here.
+
+    Of a Qwen 3.5 builder and gate load the text part by itself, which is tied by its own key.
+    """
+    if architecture_of(config) in _ALONE:
+        if text_says_tied(config) and says_tied(config) is not False:
+            return None
+        if is_tied(config):
+            return Refusal(
+                "config.json ties the head to the embedding beside text_config alone",
+                f"the checkpoint has no {HEAD}, and the model builder loads the text part by "
+                "itself, which is not tied by its own settings",
+                "set tie_word_embeddings to true within text_config, too",
+            )
+        return _missing([HEAD], config)
+    untied = says_tied(config) is False or (config.get("text_config") and not is_tied(config))
+    return _missing([HEAD], config) if untied else None
 
 
 def _uneven_layers(shapes: Shapes) -> list[str]:
@@ -144,9 +165,9 @@ def _missing(names: list[str], config: Mapping[str, Any]) -> Refusal:
     if names == [HEAD]:
         return Refusal(
             f"the checkpoint lacks {HEAD}",
-            "config.json says that the head is not the embedding (tie_word_embeddings)",
+            "by config.json the head is not the embedding (tie_word_embeddings)",
             "download the model again; or set tie_word_embeddings to true in config.json, "
-            "if the original says so",
+            f"if the original says so{_beside(config)}",
         )
     number = f"{len(names)} tensors: " if len(names) > 1 else ""
     return Refusal(
@@ -263,6 +284,12 @@ def _named_type(config: Mapping[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= _LEAST_SHARE else "a few"
+
+
+def _beside(config: Mapping[str, Any]) -> str:
+    if not config.get("text_config"):
+        return ""
+    return ", beside text_config" + (" and in it" if architecture_of(config) in _ALONE else "")
 
 
 _IN_TEXT_CONFIG = frozenset(

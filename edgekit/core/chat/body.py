@@ -54,6 +54,8 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
             check_keys(payload)
         except UNREADABLE as error:
             raise ProtocolError("invalid_request", str(error)) from None
+    if 0 in (request.logit_bias or ()):
+        _check_zero(payload, encoding)
     harmless.check(request, harmless.REQUEST)
     for number, message in enumerate(request.messages):
         harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
@@ -90,6 +92,13 @@ def _free_values(request: ChatRequest) -> Iterator[tuple[str, object]]:
         for place, call in enumerate(message.tool_calls or ()):
             where = f"messages[{number}].tool_calls[{place}].function.arguments"
             yield where, arguments_of(call.function.arguments, where)
+
+
+def _check_zero(payload: bytes, encoding: str) -> None:
+    """Refuse token 0 under its second name: msgspec reads "-0" as 0, and no other such spelling."""
+    body: Any = cbor.decode(payload) if encoding == "cbor" else msgspec.json.decode(payload)
+    if "-0" in body["logit_bias"]:
+        raise ProtocolError("invalid_request", "token 0 is written 0, not -0", "logit_bias")
 
 
 def _check_json(value: object, where: str) -> None:

@@ -119,7 +119,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
             dict[TokenId, Bias],
             # msgspec's schema does not say that the keys of JSON are strings
             msgspec.Meta(
-                max_length=MAX_BIASES, extra_json_schema={"propertyNames": {"pattern": "^[0-9]+$"}}
+                max_length=MAX_BIASES,
+                extra_json_schema={"propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"}},
             ),
         ]
         | None

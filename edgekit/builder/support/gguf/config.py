@@ -53,6 +53,11 @@ class _Family(msgspec.Struct, frozen=True):
     longrope: bool = False
 
 
+def chooses(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a GGUF file's configuration has a part in the choice of recipes: tied or not."""
+    return {"tie_word_embeddings": config["tie_word_embeddings"]}
+
+
 def config_of(header: GgufHeader) -> dict[str, Any]:
     """config.json of the model in a GGUF file.
 

@@ -12,6 +12,8 @@ from edgekit.errors import UsageError
 
 MAX_FILE_BYTES = 64 << 20
 ROLES = ("user", "assistant")
+LOST = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal")
+"""What a message may say beside its text that a chat has no place for."""
 
 
 class ChatLog(msgspec.Struct, frozen=True):
@@ -83,6 +85,9 @@ def read(data: bytes, file: str) -> ChatLog:
         messages = msgspec.json.decode(data, type=_Saved).messages
         check_keys(data)
         system = ""
+        for number, message in enumerate(messages):
+            if lost := next((key for key in LOST if message.get(key)), ""):
+                raise ValueError(f"message {number + 1} has {lost}, which a chat does not keep")
         if messages and messages[0].get("role") in ("system", "developer"):
             system, messages = _system_of(messages[0]["content"]), messages[1:]
         for number, message in enumerate(messages):

@@ -1,9 +1,10 @@
 """Checks a JSON Schema before an answer is asked for: what of it is served, and where it is not.
 
-A schema without `$schema` is one of draft 2020-12. The keywords are those that llguidance enforces
-(its `docs/json_schema.md`); a schema with any other would let wrong answers through. Annotations
-change nothing, and some that llguidance does not know are left out. What only the compiler can
-find, such as a pattern that no string matches, the worker refuses.
+A schema without `$schema` is one of draft 2020-12. In drafts 4 to 7, what stands beside a `$ref`
+says nothing. The keywords are those that llguidance enforces (its `docs/json_schema.md`); a schema
+with any other would let wrong answers through. Annotations change nothing, and some that llguidance
+does not know are left out. What only the compiler can find, such as a pattern that no string
+matches, the worker refuses.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ LEFT_OUT = (  # annotations: they change nothing, and llguidance does not know s
 KNOWN = frozenset((*ONE, *SEVERAL, *NAMED, *COUNTS, *NUMBERS, *TEXTS, *VALUES, *LEFT_OUT))
 
 
-DIALECTS = frozenset(
-    [
-        *(f"https://json-schema.org/draft/{date}/schema" for date in ("2020-12", "2019-09")),
-        *(f"http://json-schema.org/draft-0{number}/schema" for number in (7, 6, 4)),
-    ]
+OLDER = frozenset(f"http://json-schema.org/draft-0{number}/schema" for number in (7, 6, 4))
+DIALECTS = OLDER.union(
+    f"https://json-schema.org/draft/{date}/schema" for date in ("2020-12", "2019-09")
 )
+BESIDE = frozenset(["$ref", "$schema", "$id", "definitions", "$defs"])
+"""What is read beside a `$ref` of drafts 4 to 7: the draft, and where references lead."""
 
 
 class SchemaError(ValueError):
@@ -111,6 +112,7 @@ class _Walk:
         self.found: dict[str, Any] = {}  # every schema, by its pointer
         self._references: list[tuple[str, str]] = []
         self._fractions = fractions_in(root)
+        self._alone = str(root.get("$schema")).rstrip("#") in OLDER
 
     def schema(self, schema: object, at: str, depth: int) -> object:
         """Check a schema and those below; return it without what is left out."""
@@ -122,6 +124,8 @@ class _Walk:
         if len(self.found) >= MAX_SCHEMAS:
             raise SchemaError(f"more than {MAX_SCHEMAS} schemas", at)
         _check_depth(depth, at)
+        if self._alone and "$ref" in schema:
+            schema = {key: value for key, value in schema.items() if key in BESIDE}
         self.found[at] = schema
         kept = {}
         for key, value in schema.items():

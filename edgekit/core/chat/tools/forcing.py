@@ -90,6 +90,7 @@ def _schemas(request: ChatRequest, tools: Sequence[Tool]) -> Iterator[tuple[str,
             continue
         try:
             schema: dict[str, Any] = msgspec.json.decode(checked({**parameters, "type": "object"}))
+            schema["type"] = "object"  # an older draft says nothing beside `$ref`
         except SchemaError as error:
             code = "unsupported_parameter" if error.valid else "invalid_request"
             where = f"tools[{places[tool.function.name]}].function.parameters"

@@ -126,9 +126,10 @@ class CallReader:
         if found is not None:
             at, tag = found
             if tag in self._opens:
-                self._say(buffer[:at], before_call=True)
-                self._buffer = buffer[at:]
-                self._open(len(tag))
+                if not self._blank or buffer[:at].strip():
+                    self._say(buffer[:at])
+                    self._buffer, at = buffer[at:], 0
+                self._open(at + len(tag))  # white space before a call is none of the answer's
             else:  # what it closes was told, or is the rest of a call that broke
                 self._say("" if self._broke and at <= MAX_REST else buffer[:at])
                 self._buffer = buffer[at + len(tag) :]
@@ -162,8 +163,8 @@ class CallReader:
         self._raw, self._buffer = self._buffer[:size], self._buffer[size:]
         self._inside, self._unclosed, self._broke = True, False, False
 
-    def _say(self, text: str, before_call: bool = False) -> None:
-        if self._blank and not text.strip() and (before_call or self._count):
+    def _say(self, text: str) -> None:
+        if self._blank and not text.strip() and self._count:
             return
         if text:
             self._text.append(text)
@@ -177,12 +178,14 @@ class CallReader:
             return False
         for tag in self._skipped:
             if start.startswith(tag):
+                opened = any(each in self._raw for each in self._opens)
                 self._take(len(buffer) - len(start) + len(tag))
                 if tag in self._format.closes and self._count:
                     self._inside, self._raw = False, ""
                     self._unclosed = self._broke = False
                 elif tag in self._opens:
-                    self._raw, self._unclosed, self._broke = tag, False, False
+                    self._raw = self._raw if opened else tag  # not what follows a list of calls
+                    self._unclosed = self._broke = False
                 return True
         if any(tag.startswith(start) for tag in self._skipped):
             return False  # a tag that is not whole yet

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Protocol
 
 _ARGUMENTS = ("arguments", "parameters")
 MAX_NAME = 256  # characters before a call's name must be whole
+_LONE = re.compile("[\ud800-\udfff]")  # half a character, which no message carries
+_WORDS = {"None": "null", "True": "true", "False": "false"}  # Gemma's templates write null as None
 _ESCAPES = ("<escape>", '<|"|>')  # around Gemma's strings
 
 
@@ -123,8 +126,8 @@ class ObjectCall:
     def _string_ended(self) -> None:
         if self._part == "key":
             self._key, self._part = _decoded("".join(self._value)), "colon"
-            if self.begun and self._key in _ARGUMENTS:
-                self._key = ""  # a call has its arguments once: the first that it says
+            if (self.begun and self._key in _ARGUMENTS) or (self.name and self._key == "name"):
+                self._key = ""  # a call has its name and its arguments once: the first it says
         elif self._part == "value":
             self._value_ended()
 
@@ -147,7 +150,7 @@ class ObjectCall:
             text = _decoded(value)
             self.begun = text.lstrip().startswith("{")
             self.broken = bool(text.strip()) and not self.begun
-            self._out += [text] if self.begun else []
+            self._out += [_LONE.sub(_escaped, text)] if self.begun else []
         elif self._key in _ARGUMENTS and self._part == "scalar" and value != "null":
             self.broken = True
         self._key, self._part = "", "comma"
@@ -301,7 +304,9 @@ class GemmaCall:
         word, self._word = self._word.strip(), ""
         if not word:
             return
-        if not self._key and _is_scalar(word):
+        if not self._key and word in _WORDS:
+            self._out.append(_WORDS[word])
+        elif not self._key and _is_scalar(word):
             self._out.append(word)
         else:
             self._out.append(json.dumps(word, ensure_ascii=False))
@@ -347,6 +352,10 @@ def _decoded(text: str) -> str:
     except ValueError:
         return ""
     return value if isinstance(value, str) else ""
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _inner(text: str) -> str:
