@@ -16,7 +16,7 @@ from edgekit.builder.source.configfile import (
 )
 from edgekit.builder.source.soundness import own_head
 from edgekit.builder.support.families import tied_by_class
-from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
+from edgekit.builder.support.generation import GENERATION_NAME, generation_mends, of_text
 from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
 from edgekit.builder.support.pictures import family_of
@@ -38,7 +38,7 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
     changes = mends(architecture_of(config), config)
     if tied_by_class(config) and (head := own_head(config, read_checkpoint(source) or {})):
         changes += (head,)
-    defaults = generation_mends(config, generation)
+    defaults = generation_mends(of_text(config), generation)
     if not (changes or defaults):
         return source, ()
     config = mended(config, changes)

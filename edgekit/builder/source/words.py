@@ -7,7 +7,12 @@ from typing import Any
 
 from edgekit.builder.source.configfile import read_object, read_template
 from edgekit.builder.support.change import Refusal
-from edgekit.builder.support.generation import GENERATION_NAME, beyond_rows, unusable
+from edgekit.builder.support.generation import (
+    GENERATION_NAME,
+    beyond_rows,
+    of_text,
+    unusable,
+)
 from edgekit.builder.support.pictures import PROCESSOR_FILES, family_of
 
 
@@ -23,7 +28,7 @@ def words_refusal(folder: Path, config: dict[str, Any]) -> Refusal | None:
     """
     if not config:
         return None
-    return unusable(config, read_object(folder, GENERATION_NAME)) or beyond_rows(
+    return unusable(of_text(config), read_object(folder, GENERATION_NAME)) or beyond_rows(
         config, read_object(folder, "tokenizer.json") or {}, _written(folder)
     )
 
@@ -54,4 +59,6 @@ def processor_refusal(folder: Path, config: dict[str, Any]) -> Refusal | None:
     if family is None:
         return None
     files = {name: read_object(folder, name) for name in PROCESSOR_FILES}
-    return family.words_refusal(config, {name: each for name, each in files.items() if each})
+    return family.words_refusal(
+        config, {name: each for name, each in files.items() if each is not None}
+    )

@@ -178,8 +178,17 @@ def _plain(name: str) -> str:
 
 
 def _generation(source: Path) -> dict[str, Any]:
+    """What the source says of generating; without such a file, config.json says it.
+
+    transformers 5 takes it away from there when it reads config.json.
+    """
     path = source / "generation_config.json"
-    return _json(path) if path.is_file() else {}
+    if path.is_file():
+        return _json(path)
+    whole = _json(source / "config.json")
+    own = {name: value for name, value in whole.items() if value is not None}
+    said = {**(whole.get("text_config") or {}), **own}
+    return {name: said[name] for name in _SEARCH if said.get(name) is not None}
 
 
 def _sizes(original: Original) -> dict[str, Any]:
