@@ -13,6 +13,7 @@ from edgekit.builder.source.configfile import read_template
 from edgekit.builder.spec import BuildSpec, Source
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.pictures import (
+    as_text,
     family_of,
     longest_context,
     pictures_refusal,
@@ -113,6 +114,15 @@ def test_what_would_come_out_wrong_is_refused(changes: dict[str, Any], said: str
     assert said in refusal(PHI3V, **changes)
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq", "quark", None])
+def test_a_quantised_checkpoint_is_refused_before_anything_is_built(method: str | None) -> None:
+    """The text part is read without quantization_config: it lacked every weight, or failed late."""
+    for config in (PHI3V, SMOLVLM):
+        said = refusal(config | {"quantization_config": {"quant_method": method}})
+        assert "not built of a checkpoint that is quantised already" in said
+        assert refusal(config | {"quantization_config": None}) == ""
+
+
 def test_int4_vision_is_refused_with_its_reason() -> None:
     assert "not built in int4 | features in INT4 were 27 % off" in refusal(PHI3V, "int4")
     assert "goes with a model that takes pictures" in refusal(LLAMA, "int8")
@@ -207,6 +217,73 @@ def test_what_the_image_processor_does_is_what_the_device_does(
     assert words(SMOLVLM, processor_config=whole, preprocessor_config=SMOLVLM_PICTURES) == found
     whole = {"image_processor": SMOLVLM_PICTURES}
     assert words(SMOLVLM, processor_config=whole, preprocessor_config=told) == ""
+
+
+def test_an_empty_image_processor_has_the_settings_of_its_class() -> None:
+    """That is views of 364 pixels; where no file speaks, the device's views fit the model."""
+    for found in (
+        words(SMOLVLM, processor_config={"image_processor": {}}),
+        words(SMOLVLM, preprocessor_config={}),
+    ):
+        assert found.startswith("max_image_size is {'longest_edge': 364}, not {")
+    assert words(SMOLVLM, processor_config={}) == words(PHI3V, preprocessor_config={}) == ""
+
+
+@pytest.mark.parametrize("word", ["<fake_token_around_image>", "<global-img>", "<row_4_col_1>"])
+def test_a_token_of_a_pictures_place_without_a_row_is_refused(word: str) -> None:
+    """No chat template names these, so nobody else looks: the device failed at each picture."""
+
+    def said(**ids: int) -> str:
+        told = {"<image>": 600, "<fake_token_around_image>": 5, "<row_9_col_9>": 600} | ids
+        added = [{"content": text, "id": number} for text, number in told.items()]
+        return words(SMOLVLM, tokenizer={"added_tokens": added})
+
+    assert said() == said(**{word: 511}) == ""
+    assert said(**{word: 512}) == f"{word} has the id 512, and vocab_size of text_config is 512"
+
+
+def test_the_text_parts_settings_are_its_own_alone() -> None:
+    """A merge patch goes into objects: other settings of the same name above came through."""
+    inner = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+    text = SMOLVLM["text_config"] | {"rope_scaling": inner, "id2label": {"0": "a"}}
+    above = {"attention_factor": 2.0, "rope_theta": 7.0, "rope_type": "linear", "x": {"y": 1}}
+    config = SMOLVLM | {"text_config": text, "rope_scaling": above, "id2label": {"1": "b"}}
+    patch = as_text(config)
+    assert patch is not None
+    told = mended(config, (patch,))
+    assert told["rope_scaling"] == inner
+    assert told["id2label"] == {"0": "a"}
+
+
+def test_the_whole_says_first_which_token_ends_an_answer() -> None:
+    """transformers' `GenerationConfig.from_model_config` looks into the text part afterwards."""
+    ids = {"eos_token_id": 8, "bos_token_id": 9, "pad_token_id": 10}
+    inner = SMOLVLM["text_config"] | ids
+    both = {"eos_token_id": 7, "bos_token_id": None, "pad_token_id": 11}
+    found = text_config(SMOLVLM | {"text_config": inner} | both)
+    assert {key: found[key] for key in ids} == ids | {"eos_token_id": 7}
+    found = text_config(SMOLVLM | both)
+    assert (found["eos_token_id"], found["pad_token_id"]) == (7, 11)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"vision_config": "siglip"}, "vision_config has a setting of another type"),
+        ({"vision_config": []}, "vision_config has a setting of another type"),
+        (
+            {"vision_config": {"image_size": 1040, "patch_size": 10}},
+            "16 crops of image_size 1040 have sides above 4096",
+        ),
+        ({"vision_config": {"image_size": 1024, "patch_size": 16}}, ""),
+    ],
+)
+def test_another_part_that_sees_than_transformers_is_refused(
+    config: dict[str, Any], said: str
+) -> None:
+    found = refusal(SMOLVLM | config)
+    assert said in found
+    assert bool(found) == bool(said)
 
 
 @pytest.mark.parametrize("name", ["image_token", "fake_image_token", "global_image_token"])

@@ -21,14 +21,16 @@ TABLE = "model.embed_tokens.weight"
 """The embedding of every text part."""
 
 
-def image_processor(files: Mapping[str, Any]) -> Mapping[str, Any]:
+def image_processor(files: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The settings of the image processor, from the one file where transformers looks for them.
+
+    An empty object has settings, too: those of the class. None where there is no object.
 
     Args:
         files: the objects of a folder's files by name, as far as they are there.
     """
     whole = files.get(WHOLE, {}).get("image_processor")
-    return dict(whole) if isinstance(whole, dict) else files.get(PICTURES, {})
+    return dict(whole) if isinstance(whole, dict) else files.get(PICTURES)
 
 
 def other_views(why: str, instead: str) -> Refusal:

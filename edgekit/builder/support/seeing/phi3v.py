@@ -124,7 +124,7 @@ def _looked(_: Config, height: int, width: int) -> Looked:
 
 
 def _words_refusal(_: Config, files: Mapping[str, Any]) -> Refusal | None:
-    told = image_processor(files)
+    told = image_processor(files) or {}
     for key, value in _PROCESSOR.items():
         if (given := told.get(key)) is not None and given != value:
             return other_views(f"{key} is {given}, not {value}", _INSTEAD)
