@@ -219,6 +219,18 @@ def test_what_the_image_processor_does_is_what_the_device_does(
     assert words(SMOLVLM, processor_config=whole, preprocessor_config=told) == ""
 
 
+@pytest.mark.parametrize(("longest", "crops"), [(512, 1), (1024, 4), (2048, None), (4096, None)])
+def test_the_model_says_into_how_many_crops_its_processor_cuts(
+    longest: int, crops: int | None
+) -> None:
+    """A device with much memory cut a picture that the processor shows whole."""
+    family = family_of(SMOLVLM)
+    assert family is not None
+    told = {"preprocessor_config.json": SMOLVLM_PICTURES | {"size": {"longest_edge": longest}}}
+    assert family.sections(SMOLVLM, told)["vision"].get("image_crops") == crops
+    assert "image_crops" not in family.sections(SMOLVLM, {})["vision"]
+
+
 def test_an_empty_image_processor_has_the_settings_of_its_class() -> None:
     """That is views of 364 pixels; where no file speaks, the device's views fit the model."""
     for found in (

@@ -58,7 +58,14 @@ def processor_refusal(folder: Path, config: dict[str, Any]) -> Refusal | None:
     family = family_of(config)
     if family is None:
         return None
+    return family.words_refusal(config, processor_files(folder))
+
+
+def processor_files(folder: Path) -> dict[str, Any]:
+    """The objects of the processor's files by name, as far as they are there.
+
+    Raises:
+        UsageError: a file is not a JSON object.
+    """
     files = {name: read_object(folder, name) for name in PROCESSOR_FILES}
-    return family.words_refusal(
-        config, {name: each for name, each in files.items() if each is not None}
-    )
+    return {name: each for name, each in files.items() if each is not None}

@@ -247,16 +247,24 @@ def _named(told: Mapping[str, Any], key: str) -> object:
     return given.get("content") if isinstance(given, dict) else given
 
 
-def sections(config: Config) -> dict[str, Any]:
-    """What genai_config.json says of the graphs; the agent's own settings have HF's names."""
+def sections(config: Config, files: Mapping[str, Any]) -> dict[str, Any]:
+    """What genai_config.json says of the graphs; the agent's own settings have HF's names.
+
+    Where the processor cuts a picture into fewer crops than any device may, it says into how many.
+    """
+    side = _known(config).image_size
+    told = image_processor(files)
+    size = None if told is None else told.get("size") or _MISSING["size"]
+    crops = MAX_CROPS if size is None else (size["longest_edge"] // side) ** 2
     return {
         "type": "smolvlm",
         "vision": {
             "filename": "vision.onnx",
             "inputs": {"pixel_values": "pixel_values"},
             "outputs": {"image_features": "image_features"},
-            "image_size": _known(config).image_size,
+            "image_size": side,
             "image_seq_len": _rows(config),
+            **({"image_crops": crops} if crops < MAX_CROPS else {}),
         },
         "embedding": {
             "filename": "embedding.onnx",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgekit.agent.serve.worker.pictures.family import Pixels
 from edgekit.agent.serve.worker.pictures.rows import CROP_ROWS, Rows, assemble, row_count
+from edgekit.core.pictures import MAX_CROPS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,7 +107,7 @@ class CroppedPicture:
 class Phi3V:
     """The family."""
 
-    side, view_rows, alone = CROP, CROP_ROWS, ALONE
+    side, view_rows, alone, usual = CROP, CROP_ROWS, ALONE, MAX_CROPS
 
     def crops(self, asked: int) -> int:
         """Return the most crops that any picture has: all, if its sides are right."""
