@@ -254,6 +254,20 @@ def test_a_token_of_a_pictures_place_without_a_row_is_refused(word: str) -> None
     assert said(**{word: 512}) == f"{word} has the id 512, and vocab_size of text_config is 512"
 
 
+@pytest.mark.parametrize(("scheme", "is_refused"), [("first", True), ("always", False)])
+def test_a_tokenizer_that_reads_a_beginning_otherwise_is_refused(
+    scheme: str, is_refused: bool
+) -> None:
+    """The words behind a picture, and the lines of crops, would have a sign of their own."""
+    space = {"type": "Metaspace", "replacement": "_", "prepend_scheme": scheme, "split": False}
+    added = [{"content": "<image>", "id": 4}, {"content": "<fake_token_around_image>", "id": 5}]
+    for first in (space, {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, space]}):
+        told = {"added_tokens": added, "pre_tokenizer": first}
+        assert ("prepend_scheme first" in words(SMOLVLM, tokenizer=told)) == is_refused
+    # each of Phi-3-vision's pieces is a text, as its own processor has it
+    assert words(PHI3V, tokenizer={"added_tokens": added, "pre_tokenizer": space}) == ""
+
+
 def test_the_text_parts_settings_are_its_own_alone() -> None:
     """A merge patch goes into objects: other settings of the same name above came through."""
     inner = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}

@@ -203,6 +203,13 @@ def _lost_words(config: Config, tokenizer: Mapping[str, Any]) -> Refusal | None:
             f"tokenizer.json lacks {lost[0]}",
             _INSTEAD,
         )
+    if _treats_a_beginning(tokenizer.get("pre_tokenizer")):
+        return other_views(
+            "its tokenizer reads the beginning of a text otherwise than what stands behind a token "
+            "(Metaspace with prepend_scheme first), and a device reads each piece beside a picture "
+            "as a text",
+            _INSTEAD,
+        )
     rows = (config.get("text_config") or {}).get("vocab_size")
     told = sorted(word for word in added if word and _OF_PICTURES.fullmatch(word))
     beyond = [word for word in told if isinstance(rows, int) and not _is_below(added[word], rows)]
@@ -213,6 +220,15 @@ def _lost_words(config: Config, tokenizer: Mapping[str, Any]) -> Refusal | None:
             "take tokenizer and weights of one model",
         )
     return None
+
+
+def _treats_a_beginning(told: object) -> bool:
+    """Whether a pre-tokenizer of tokenizer.json, or one within it, changes a text's beginning."""
+    if not isinstance(told, dict):
+        return False
+    if told.get("type") == "Metaspace" and told.get("prepend_scheme") == "first":
+        return True
+    return any(map(_treats_a_beginning, told.get("pretokenizers") or ()))
 
 
 def _is_below(number: object, rows: int) -> bool:
