@@ -118,6 +118,8 @@ def way_on(error: EdgekitError, questions: int) -> str:
         )
     if code in _TOO_LONG:
         return "write a shorter message, or go on with another device by /device"
+    if _BLIND in error.what:  # the conversation, or this message, shows one
+        return "/device goes on with a device that takes pictures; /new begins without them"
     if pictures:
         return f"write it again with fewer pictures, or set {_PICTURES} in fleet.toml and push"
     if error.next_step:
@@ -125,7 +127,8 @@ def way_on(error: EdgekitError, questions: int) -> str:
     return "/retry sends it again" if code in _AGAIN else ""
 
 
-_PICTURES = "images_per_prompt"  # in what a device says of too many
+# In what a device says of pictures: of too many, and of any
+_PICTURES, _BLIND = "images_per_prompt", "this device takes no pictures"
 _TOO_LONG = ("context_length_exceeded", "payload_too_large")
 _AGAIN = ("queue_full", "rate_limited", "internal", "worker_crashed", "loading", "draining",
           "thermal", "no_storage", "out_of_memory", "deadline_exceeded")  # fmt: skip
