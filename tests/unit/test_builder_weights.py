@@ -69,7 +69,7 @@ def without(*names: str) -> dict[str, Shape]:
 
 def test_words_of_a_model_that_sees_are_refused_by_its_plan_too(tmp_path: Path) -> None:
     """The plan looked into the text part alone, and announced what the build refused."""
-    whole = {
+    whole: dict[str, Any] = {
         "architectures": ["SmolVLMForConditionalGeneration"],
         "text_config": LLAMA,
         "top_k": "many",
