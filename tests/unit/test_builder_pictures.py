@@ -254,6 +254,15 @@ def test_a_token_of_a_pictures_place_without_a_row_is_refused(word: str) -> None
     assert said(**{word: 512}) == f"{word} has the id 512, and vocab_size of text_config is 512"
 
 
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    """transformers looks for the places of pictures by the id in config.json."""
+    added = [{"content": "<image>", "id": 4}, {"content": "<fake_token_around_image>", "id": 5}]
+    for known, why in ((4, ""), (6, "image_token_id of config.json is 6, and <image> of tokeni")):
+        found = words(SMOLVLM | {"image_token_id": known}, tokenizer={"added_tokens": added})
+        assert found.startswith(why)
+        assert bool(found) == bool(why)
+
+
 @pytest.mark.parametrize(("scheme", "is_refused"), [("first", True), ("always", False)])
 def test_a_tokenizer_that_reads_a_beginning_otherwise_is_refused(
     scheme: str, is_refused: bool

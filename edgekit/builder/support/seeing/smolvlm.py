@@ -203,6 +203,13 @@ def _lost_words(config: Config, tokenizer: Mapping[str, Any]) -> Refusal | None:
             f"tokenizer.json lacks {lost[0]}",
             _INSTEAD,
         )
+    if (place := config.get("image_token_id")) is not None and place != added["<image>"]:
+        return Refusal(
+            "its tokenizer is another model's",
+            f"image_token_id of config.json is {place}, and <image> of tokenizer.json "
+            f"{added['<image>']}: transformers finds no place for a picture",
+            "take tokenizer and weights of one model",
+        )
     if _treats_a_beginning(tokenizer.get("pre_tokenizer")):
         return other_views(
             "its tokenizer reads the beginning of a text otherwise than what stands behind a token "
