@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.builder.make.told import as_told
 from edgekit.builder.source.configfile import read_template
+from edgekit.builder.source.words import processor_refusal
 from edgekit.builder.spec import BuildSpec, Source
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.pictures import (
@@ -261,6 +262,41 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
         found = words(SMOLVLM | {"image_token_id": known}, tokenizer={"added_tokens": added})
         assert found.startswith(why)
         assert bool(found) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "is_refused"),
+    [
+        ("{% for m in messages %}{{ m }}{% endfor %}", "<s>", True),
+        ("<s>{% for m in messages %}{{ m }}{% endfor %}", {"content": "<s>"}, False),  # Idefics3's
+        ("{{- bos_token }}{% for m in messages %}{{ m }}{% endfor %}", "<s>", False),
+        ("{% for m in messages %}{{ m }}{% endfor %}", None, True),
+    ],
+)
+def test_a_processor_that_adds_tokens_to_a_prompt_is_refused(
+    template: str, bos: object, is_refused: bool, tmp_path: Path
+) -> None:
+    """`apply_chat_template` of a processor adds what a tokenizer's adds not."""
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A"}}]
+    adds = {"type": "TemplateProcessing", "single": single}
+    for after, found in (
+        (adds, is_refused),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, adds]}, is_refused),
+        ({"type": "ByteLevel"}, False),
+        (None, False),
+    ):
+        words = [{"content": text, "id": 4} for text in ("<image>", "<fake_token_around_image>")]
+        files = {
+            "tokenizer.json": {"added_tokens": words, "post_processor": after},
+            "tokenizer_config.json": {"bos_token": bos, "chat_template": "<s> of a tokenizer"},
+            "chat_template.json": {"chat_template": template},
+        }
+        for name, told in files.items():
+            (tmp_path / name).write_bytes(msgspec.json.encode(told))
+        refused = processor_refusal(tmp_path, SMOLVLM)
+        assert bool(refused) == found
+        assert not refused or "does not begin with bos_token" in refused.why
+        assert processor_refusal(tmp_path, PHI3V) is None  # a device does as its processor
 
 
 @pytest.mark.parametrize(("scheme", "is_refused"), [("first", True), ("always", False)])
