@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -378,13 +379,14 @@ def test_a_tokenizer_that_names_other_tokens_of_pictures_is_refused(name: str) -
         (SMOLVLM, {"processor_config.json": "C", "chat_template.json": "P"}, "C"),
         (SMOLVLM, {"tokenizer_config.json": "T", "processor_config.json": "C"}, "C"),
         (SMOLVLM, {"tokenizer_config.json": "T"}, "T"),
+        (SMOLVLM, {"processor_config.json": {"default": "C", "rag": "R"}}, "C"),
         # its model card renders with the tokenizer
         (PHI3V, {"tokenizer_config.json": "T", "chat_template.json": "P"}, "T"),
         (PHI3V, {"chat_template.json": "P"}, "P"),
     ],
 )
 def test_the_chat_template_is_that_of_transformers(
-    config: dict[str, Any], files: dict[str, str], wanted: str, tmp_path: Path
+    config: dict[str, Any], files: dict[str, Any], wanted: str, tmp_path: Path
 ) -> None:
     """A processor reads its own files first, and its tokenizer's template may be another."""
     source, work = tmp_path / "source", tmp_path / "work"
@@ -392,7 +394,7 @@ def test_the_chat_template_is_that_of_transformers(
     work.mkdir()
     (source / "config.json").write_bytes(msgspec.json.encode(config))
     for name, text in files.items():
-        told = text if name.endswith(".jinja") else f'{{"chat_template": "{text}"}}'
+        told = text if name.endswith(".jinja") else json.dumps({"chat_template": text})
         (source / name).write_text(told)
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     view, _ = as_told(source, work)

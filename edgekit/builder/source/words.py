@@ -78,7 +78,8 @@ def processor_template(folder: Path, *, whole: bool) -> str:
     """
     names = (*([WHOLE] if whole else []), "chat_template.json")
     told = ((read_object(folder, name) or {}).get("chat_template") for name in names)
-    return next((each for each in told if isinstance(each, str) and each), "")
+    texts = (each.get("default") if isinstance(each, dict) else each for each in told)
+    return next((each for each in texts if isinstance(each, str) and each), "")
 
 
 def _added_words(folder: Path, files: Mapping[str, Any]) -> Refusal | None:
