@@ -233,6 +233,20 @@ def test_the_model_says_into_how_many_crops_its_processor_cuts(
     assert "image_crops" not in family.sections(SMOLVLM, {})["vision"]
 
 
+@pytest.mark.parametrize(
+    ("told", "crops"),
+    [({"num_crops": 1}, 1), ({"num_crops": 3}, 3), ({}, 1), ({"num_crops": 4}, None)],
+)
+def test_so_it_does_of_a_phi_3_vision(told: dict[str, Any], crops: int | None) -> None:
+    """One crop where `num_crops` lacks: `Phi3VImageProcessor`'s own."""
+    family = family_of(PHI3V)
+    assert family is not None
+    files = {"preprocessor_config.json": told}
+    assert family.sections(PHI3V, files)["vision"].get("image_crops") == crops
+    assert "image_crops" not in family.sections(PHI3V, {})["vision"]
+    assert words(PHI3V, preprocessor_config={"num_crops": "4"}).startswith("num_crops is 4, and it")
+
+
 def test_an_empty_image_processor_has_the_settings_of_its_class() -> None:
     """That is views of 364 pixels; where no file speaks, the device's views fit the model."""
     for found in (

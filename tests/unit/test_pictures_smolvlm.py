@@ -107,8 +107,10 @@ def test_a_model_of_no_known_family_is_refused_by_its_type() -> None:
 
 def test_nobody_looks_at_more_crops_than_the_models_own_processor_unless_told_so() -> None:
     whole = SmolVlm(128, 16, 1)
+    phi = family_of({"type": "phi3v", "vision": {"image_crops": 1}})
     for asked, crops in ((0, 1), (4, 4)):
-        assert images_taken(asked, 1, 32 * 10**9, whole, lambda _: []).crops == crops
+        for each in (whole, phi):
+            assert images_taken(asked, 1, 32 * 10**9, each, lambda _: []).crops == crops
     assert images_taken(0, 1, 32 * 10**9, SMOL, lambda _: []).crops == 4
 
 
