@@ -17,6 +17,7 @@ from edgekit.tokens.shadow import marker
 from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Message
 
 _PROBE = "Xprobe7"  # a text that no template writes itself
+_PLACE = "<image>"  # of SmolVLM, whatever its template writes around it
 _OTHER = "Yrecord3"  # another one
 _TEXT, _IMAGE = {"type": "text", "text": _PROBE}, {"type": "image"}
 
@@ -48,14 +49,17 @@ def image_of(render: Callable[[Sequence[Message]], str]) -> tuple[str | None, bo
 def place_in(image: str, added: Iterable[str]) -> str:
     """Return the part of what a template writes for a picture in whose place the picture goes.
 
-    That is the one added token in it, if there is one, as Hugging Face's processor has it; what the
-    template writes around it, such as a new line, stays in the prompt.
+    That is the one added token in it, if there is one, or `<image>` among several, as Hugging
+    Face's processors have it; what the template writes around it, such as a new line, stays in the
+    prompt.
 
     Args:
         image: what the template writes.
         added: the texts of the tokenizer's added tokens.
     """
     found = [text for text in added if text.strip() and text in image]
+    if _PLACE in found and image.count(_PLACE) == 1:
+        return _PLACE
     return found[0] if len(found) == 1 else image
 
 

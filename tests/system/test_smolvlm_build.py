@@ -173,7 +173,7 @@ def test_another_part_that_sees_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_lint_names_a_changed_weight_of_the_part_that_sees(
+def test_the_lint_names_a_changed_weight_and_setting_of_the_part_that_sees(
     smolvlm: Path, python: str, tmp_path: Path
 ) -> None:
     record = read_record(smolvlm / "model")
@@ -186,8 +186,12 @@ def test_the_lint_names_a_changed_weight_of_the_part_that_sees(
     data = np.fromfile(model / "vision.onnx.data", np.float32)
     data[len(data) // 2] += 1
     data.tofile(model / "vision.onnx.data")
+    config = model / "genai_config.json"
+    # a device would cut views of twice the side, each of which the graph reads as four
+    text = config.read_text().replace('"image_size": 128', '"image_size": 256')
+    config.write_text(text.replace('"image_seq_len": 16', '"image_seq_len": 64'))
     found = refused(check_folder(model, asked, runner, tmp_path, silent, told))
-    assert found == {"vision-weights"}
+    assert found == {"vision-weights", "model-settings"}
 
 
 def gated(model: Path, source: Path, python: str, work: Path) -> GateReport:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -223,6 +226,34 @@ def test_the_view_has_both_files_and_the_source_is_untouched(tmp_path: Path) -> 
     assert len(notes) == 2
 
 
+def test_a_text_part_of_a_model_that_sees_has_the_words_of_both_parts(tmp_path: Path) -> None:
+    """Without generation_config.json, transformers looks into text_config after the whole."""
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    inner = ROWS | {"model_type": "llama", "eos_token_id": [2, 99], "do_sample": True, "top_k": 4}
+    whole = {
+        "architectures": ["SmolVLMForConditionalGeneration"],
+        "text_config": inner | {"repetition_penalty": 1.5},
+        "top_k": 3,
+        "vision_config": {"image_size": 512, "patch_size": 16},
+    }
+    (source / "config.json").write_text(json.dumps(whole))
+    view, _ = as_told(source, work)
+    told = json.loads((view / "config.json").read_text())
+    assert told["eos_token_id"] == [2]
+    assert "text_config" not in told  # transformers failed on a Llama with one
+    assert told[ATTRIBUTES] == {"repetition_penalty": 1.5}
+    said = json.loads((view / "generation_config.json").read_text())
+    assert said == {"do_sample": True, "top_k": 3, "repetition_penalty": 1.5}
+
+
+def test_an_answer_of_a_model_that_sees_ends(tmp_path: Path) -> None:
+    text = {"text_config": ROWS | {"model_type": "llama"}, "eos_token_id": 99}
+    with pytest.raises(UsageError, match="nothing would end an answer"):
+        refuse_words(tmp_path, {"architectures": ["SmolVLMForConditionalGeneration"]} | text)
+
+
 def test_defaults_of_config_json_alone_go_where_the_builder_looks(tmp_path: Path) -> None:
     source, work = tmp_path / "source", tmp_path / "work"
     source.mkdir()
@@ -231,11 +262,26 @@ def test_defaults_of_config_json_alone_go_where_the_builder_looks(tmp_path: Path
     (source / "config.json").write_text(json.dumps(ROWS | defaults))
     view, notes = as_told(source, work)
     assert json.loads((view / "generation_config.json").read_text()) == {
-        "do_sample": True, "top_k": 5,
+        "do_sample": True, "top_k": 5, "repetition_penalty": 1.1,
     }  # fmt: skip
     told = json.loads((view / "config.json").read_text())
     assert told[ATTRIBUTES] == {"repetition_penalty": 1.1}
     assert notes == ()
+
+
+def test_the_lint_finds_the_search_defaults_in_config_json_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose config.json alone has them was built right, and refused by the lint."""
+    for name in ("lint", "lint.difference", "lint.original", "vision", "vision.smolvlm"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())  # of the toolchain
+    lint = import_module("edgekit.builder.inside.lint.texts")
+    monkeypatch.delitem(sys.modules, lint.__name__)
+    config = {"text_config": {"top_k": 4, "do_sample": True}, "top_k": 3, "do_sample": None}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    assert lint._generation(tmp_path) == {"top_k": 3, "do_sample": True}
+    (tmp_path / "generation_config.json").write_text('{"top_p": 0.5}')
+    assert lint._generation(tmp_path) == {"top_p": 0.5}
 
 
 def test_a_greedy_model_keeps_its_repetition_penalty_in_the_bundle() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from edgekit.builder.make.told import as_told
 from edgekit.builder.source.configfile import read_template
+from edgekit.builder.source.words import processor_refusal
 from edgekit.builder.spec import BuildSpec, Source
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.pictures import (
+    as_text,
     family_of,
     longest_context,
     pictures_refusal,
@@ -113,6 +116,15 @@ def test_what_would_come_out_wrong_is_refused(changes: dict[str, Any], said: str
     assert said in refusal(PHI3V, **changes)
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq", "quark", None])
+def test_a_quantised_checkpoint_is_refused_before_anything_is_built(method: str | None) -> None:
+    """The text part is read without quantization_config: it lacked every weight, or failed late."""
+    for config in (PHI3V, SMOLVLM):
+        said = refusal(config | {"quantization_config": {"quant_method": method}})
+        assert "not built of a checkpoint that is quantised already" in said
+        assert refusal(config | {"quantization_config": None}) == ""
+
+
 def test_int4_vision_is_refused_with_its_reason() -> None:
     assert "not built in int4 | features in INT4 were 27 % off" in refusal(PHI3V, "int4")
     assert "goes with a model that takes pictures" in refusal(LLAMA, "int8")
@@ -209,6 +221,157 @@ def test_what_the_image_processor_does_is_what_the_device_does(
     assert words(SMOLVLM, processor_config=whole, preprocessor_config=told) == ""
 
 
+@pytest.mark.parametrize(("longest", "crops"), [(512, 1), (1024, 4), (2048, None), (4096, None)])
+def test_the_model_says_into_how_many_crops_its_processor_cuts(
+    longest: int, crops: int | None
+) -> None:
+    """A device with much memory cut a picture that the processor shows whole."""
+    family = family_of(SMOLVLM)
+    assert family is not None
+    told = {"preprocessor_config.json": SMOLVLM_PICTURES | {"size": {"longest_edge": longest}}}
+    assert family.sections(SMOLVLM, told)["vision"].get("image_crops") == crops
+    assert "image_crops" not in family.sections(SMOLVLM, {})["vision"]
+
+
+@pytest.mark.parametrize(
+    ("told", "crops"),
+    [({"num_crops": 1}, 1), ({"num_crops": 3}, 3), ({}, 1), ({"num_crops": 4}, None)],
+)
+def test_so_it_does_of_a_phi_3_vision(told: dict[str, Any], crops: int | None) -> None:
+    """One crop where `num_crops` lacks: `Phi3VImageProcessor`'s own."""
+    family = family_of(PHI3V)
+    assert family is not None
+    files = {"preprocessor_config.json": told}
+    assert family.sections(PHI3V, files)["vision"].get("image_crops") == crops
+    assert "image_crops" not in family.sections(PHI3V, {})["vision"]
+    assert words(PHI3V, preprocessor_config={"num_crops": "4"}).startswith("num_crops is 4, and it")
+
+
+def test_an_empty_image_processor_has_the_settings_of_its_class() -> None:
+    """That is views of 364 pixels; where no file speaks, the device's views fit the model."""
+    for found in (
+        words(SMOLVLM, processor_config={"image_processor": {}}),
+        words(SMOLVLM, preprocessor_config={}),
+    ):
+        assert found.startswith("max_image_size is {'longest_edge': 364}, not {")
+    assert words(SMOLVLM, processor_config={}) == words(PHI3V, preprocessor_config={}) == ""
+
+
+@pytest.mark.parametrize("word", ["<fake_token_around_image>", "<global-img>", "<row_4_col_1>"])
+def test_a_token_of_a_pictures_place_without_a_row_is_refused(word: str) -> None:
+    """No chat template names these, so nobody else looks: the device failed at each picture."""
+
+    def said(**ids: int) -> str:
+        told = {"<image>": 600, "<fake_token_around_image>": 5, "<row_9_col_9>": 600} | ids
+        added = [{"content": text, "id": number} for text, number in told.items()]
+        return words(SMOLVLM, tokenizer={"added_tokens": added})
+
+    assert said() == said(**{word: 511}) == ""
+    assert said(**{word: 512}) == f"{word} has the id 512, and vocab_size of text_config is 512"
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    """transformers looks for the places of pictures by the id in config.json."""
+    added = [{"content": "<image>", "id": 4}, {"content": "<fake_token_around_image>", "id": 5}]
+    for known, why in ((4, ""), (6, "image_token_id of config.json is 6, and <image> of tokeni")):
+        found = words(SMOLVLM | {"image_token_id": known}, tokenizer={"added_tokens": added})
+        assert found.startswith(why)
+        assert bool(found) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "is_refused"),
+    [
+        ("{% for m in messages %}{{ m }}{% endfor %}", "<s>", True),
+        ("<s>{% for m in messages %}{{ m }}{% endfor %}", {"content": "<s>"}, False),  # Idefics3's
+        ("{{- bos_token }}{% for m in messages %}{{ m }}{% endfor %}", "<s>", False),
+        ("{% for m in messages %}{{ m }}{% endfor %}", None, True),
+    ],
+)
+def test_a_processor_that_adds_tokens_to_a_prompt_is_refused(
+    template: str, bos: object, is_refused: bool, tmp_path: Path
+) -> None:
+    """`apply_chat_template` of a processor adds what a tokenizer's adds not."""
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A"}}]
+    adds = {"type": "TemplateProcessing", "single": single}
+    for after, found in (
+        (adds, is_refused),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, adds]}, is_refused),
+        ({"type": "ByteLevel"}, False),
+        (None, False),
+    ):
+        words = [{"content": text, "id": 4} for text in ("<image>", "<fake_token_around_image>")]
+        files = {
+            "tokenizer.json": {"added_tokens": words, "post_processor": after},
+            "tokenizer_config.json": {"bos_token": bos, "chat_template": "<s> of a tokenizer"},
+            "chat_template.json": {"chat_template": template},
+        }
+        for name, told in files.items():
+            (tmp_path / name).write_bytes(msgspec.json.encode(told))
+        refused = processor_refusal(tmp_path, SMOLVLM)
+        assert bool(refused) == found
+        assert not refused or "does not begin with bos_token" in refused.why
+        assert processor_refusal(tmp_path, PHI3V) is None  # a device does as its processor
+
+
+@pytest.mark.parametrize(("scheme", "is_refused"), [("first", True), ("always", False)])
+def test_a_tokenizer_that_reads_a_beginning_otherwise_is_refused(
+    scheme: str, is_refused: bool
+) -> None:
+    """The words behind a picture, and the lines of crops, would have a sign of their own."""
+    space = {"type": "Metaspace", "replacement": "_", "prepend_scheme": scheme, "split": False}
+    added = [{"content": "<image>", "id": 4}, {"content": "<fake_token_around_image>", "id": 5}]
+    for first in (space, {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, space]}):
+        told = {"added_tokens": added, "pre_tokenizer": first}
+        assert ("prepend_scheme first" in words(SMOLVLM, tokenizer=told)) == is_refused
+    # each of Phi-3-vision's pieces is a text, as its own processor has it
+    assert words(PHI3V, tokenizer={"added_tokens": added, "pre_tokenizer": space}) == ""
+
+
+def test_the_text_parts_settings_are_its_own_alone() -> None:
+    """A merge patch goes into objects: other settings of the same name above came through."""
+    inner = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+    text = SMOLVLM["text_config"] | {"rope_scaling": inner, "id2label": {"0": "a"}}
+    above = {"attention_factor": 2.0, "rope_theta": 7.0, "rope_type": "linear", "x": {"y": 1}}
+    config = SMOLVLM | {"text_config": text, "rope_scaling": above, "id2label": {"1": "b"}}
+    patch = as_text(config)
+    assert patch is not None
+    told = mended(config, (patch,))
+    assert told["rope_scaling"] == inner
+    assert told["id2label"] == {"0": "a"}
+
+
+def test_the_whole_says_first_which_token_ends_an_answer() -> None:
+    """transformers' `GenerationConfig.from_model_config` looks into the text part afterwards."""
+    ids = {"eos_token_id": 8, "bos_token_id": 9, "pad_token_id": 10}
+    inner = SMOLVLM["text_config"] | ids
+    both = {"eos_token_id": 7, "bos_token_id": None, "pad_token_id": 11}
+    found = text_config(SMOLVLM | {"text_config": inner} | both)
+    assert {key: found[key] for key in ids} == ids | {"eos_token_id": 7}
+    found = text_config(SMOLVLM | both)
+    assert (found["eos_token_id"], found["pad_token_id"]) == (7, 11)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"vision_config": "siglip"}, "vision_config has a setting of another type"),
+        ({"vision_config": []}, "vision_config has a setting of another type"),
+        (
+            {"vision_config": {"image_size": 1040, "patch_size": 10}},
+            "16 crops of image_size 1040 have sides above 4096",
+        ),
+        ({"vision_config": {"image_size": 1024, "patch_size": 16}}, ""),
+    ],
+)
+def test_another_part_that_sees_than_transformers_is_refused(
+    config: dict[str, Any], said: str
+) -> None:
+    found = refusal(SMOLVLM | config)
+    assert said in found
+    assert bool(found) == bool(said)
+
+
 @pytest.mark.parametrize("name", ["image_token", "fake_image_token", "global_image_token"])
 def test_a_tokenizer_that_names_other_tokens_of_pictures_is_refused(name: str) -> None:
     own = {
@@ -230,13 +393,14 @@ def test_a_tokenizer_that_names_other_tokens_of_pictures_is_refused(name: str) -
         (SMOLVLM, {"processor_config.json": "C", "chat_template.json": "P"}, "C"),
         (SMOLVLM, {"tokenizer_config.json": "T", "processor_config.json": "C"}, "C"),
         (SMOLVLM, {"tokenizer_config.json": "T"}, "T"),
+        (SMOLVLM, {"processor_config.json": {"default": "C", "rag": "R"}}, "C"),
         # its model card renders with the tokenizer
         (PHI3V, {"tokenizer_config.json": "T", "chat_template.json": "P"}, "T"),
         (PHI3V, {"chat_template.json": "P"}, "P"),
     ],
 )
 def test_the_chat_template_is_that_of_transformers(
-    config: dict[str, Any], files: dict[str, str], wanted: str, tmp_path: Path
+    config: dict[str, Any], files: dict[str, Any], wanted: str, tmp_path: Path
 ) -> None:
     """A processor reads its own files first, and its tokenizer's template may be another."""
     source, work = tmp_path / "source", tmp_path / "work"
@@ -244,7 +408,7 @@ def test_the_chat_template_is_that_of_transformers(
     work.mkdir()
     (source / "config.json").write_bytes(msgspec.json.encode(config))
     for name, text in files.items():
-        told = text if name.endswith(".jinja") else f'{{"chat_template": "{text}"}}'
+        told = text if name.endswith(".jinja") else json.dumps({"chat_template": text})
         (source / name).write_text(told)
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     view, _ = as_told(source, work)

@@ -74,6 +74,21 @@ def without(*names: str) -> dict[str, Shape]:
     return {name: shape for name, shape in TENSORS.items() if name not in names}
 
 
+def test_words_of_a_model_that_sees_are_refused_by_its_plan_too(tmp_path: Path) -> None:
+    """The plan looked into the text part alone, and announced what the build refused."""
+    whole: dict[str, Any] = {
+        "architectures": ["SmolVLMForConditionalGeneration"],
+        "text_config": LLAMA,
+        "top_k": "many",
+        "vision_config": {"image_size": 64, "patch_size": 16},
+    }
+    text = {name.replace("model.", "model.text_model.", 1): TENSORS[name] for name in TENSORS}
+    write_model(tmp_path, text, **whole)
+    added = [{"content": text, "id": 9} for text in ("<image>", "<fake_token_around_image>")]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    assert "default top_k is not one to generate with | it is 'many'" in refusal(tmp_path)
+
+
 def test_a_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     assert taken(write_model(tmp_path / "m"))
 

@@ -226,6 +226,22 @@ def test_a_model_is_that_of_the_device_with_the_least_to_do() -> None:
         (ProtocolError("context_length_exceeded", "long"), 0, "shorter"),
         (ProtocolError("queue_full", "full"), 0, "/retry"),
         (ProtocolError("invalid_request", "no"), 0, ""),
+        # another device by /device, which reads text alone: each message was refused from then on
+        (
+            ProtocolError(
+                "unsupported_parameter", "toy reads text alone: this device takes no pictures"
+            ),
+            2,
+            "/new",
+        ),
+        # a third picture: nothing said how such a conversation goes on
+        (ProtocolError("invalid_request", "3 (images_per_prompt)", "messages"), 2, "/drop"),
+        (ProtocolError("invalid_request", "3 (images_per_prompt)", "messages"), 0, "fewer"),
+        (
+            ProtocolError("invalid_request", "2 (images_per_prompt)", "messages[2].content"),
+            2,
+            "fewer",
+        ),
         (UnreachableError("gone", "", "start it"), 0, ""),
         (EdgekitError("x"), 0, ""),
     ],

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from edgekit.agent.serve.worker.pictures.read import read
+from edgekit.cli.talk.answering import shrunk
+from edgekit.client import Requester
 from edgekit.client.pictures import PictureLimits, check_count, limits_of, shrink, with_pictures
 from edgekit.core import pictures
 from edgekit.core.chat.body import parse_body
@@ -230,6 +232,15 @@ def test_more_pictures_than_a_message_may_bring() -> None:
     check_count("pi", 2, PictureLimits(per_message=2))
     with pytest.raises(UsageError, match="3 pictures are too many for pi"):
         check_count("pi", 3, PictureLimits(per_message=2))
+
+
+def test_the_pictures_of_an_unsent_message_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `/image` of a chat: the device refused the message, again at each `/retry`."""
+    requester = Requester.__new__(Requester)
+    monkeypatch.setattr(requester, "_cards", lambda to: {})
+    first = shrink(written(photo(90, 60), "PNG"))
+    with pytest.raises(UsageError, match="2 pictures are too many for pi"):
+        shrunk(requester, "pi", [Path("second.png")], [first])
 
 
 def test_no_comment_and_no_profile_is_sent() -> None:

@@ -100,7 +100,18 @@ def test_a_model_of_no_known_family_is_refused_by_its_type() -> None:
     with pytest.raises(ValueError, match="type gemma3 are not known"):
         family_of({"type": "gemma3", "vision": {}})
     model = {"type": "smolvlm", "vision": {"image_size": 512, "image_seq_len": 64}}
-    assert family_of(model) == SmolVlm(512, 64)
+    assert family_of(model) == SmolVlm(512, 64, 16)
+    vision = {"image_size": 512, "image_seq_len": 64, "image_crops": 1}
+    assert family_of({"type": "smolvlm", "vision": vision}) == SmolVlm(512, 64, 1)
+
+
+def test_nobody_looks_at_more_crops_than_the_models_own_processor_unless_told_so() -> None:
+    whole = SmolVlm(128, 16, 1)
+    phi = family_of({"type": "phi3v", "vision": {"image_crops": 1}})
+    for asked, crops in ((0, 1), (4, 4)):
+        for each in (whole, phi):
+            assert images_taken(asked, 1, 32 * 10**9, each, lambda _: []).crops == crops
+    assert images_taken(0, 1, 32 * 10**9, SMOL, lambda _: []).crops == 4
 
 
 @pytest.mark.parametrize(("asked", "crops"), [(1, 1), (2, 1), (3, 1), (8, 4), (9, 9), (15, 9)])

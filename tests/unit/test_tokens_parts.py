@@ -118,6 +118,9 @@ def test_a_template_that_takes_either_writes_a_pictures_place_itself() -> None:
 
 def test_what_a_template_writes_around_a_place_stays() -> None:
     assert place_in("\n<image>\n", ["<image>", "<end>", "\n"]) == "<image>"
+    # the processor writes tokens around a picture too, and takes away none that are there
+    around = "<fake_token_around_image><image><fake_token_around_image>"
+    assert place_in(around, ["<fake_token_around_image>", "<image>"]) == "<image>"
     assert place_in("<start><pad><end>", ["<start>", "<pad>", "<end>"]) == "<start><pad><end>"
     assert place_in("[picture]", ["<image>"]) == "[picture]"
 

@@ -13,6 +13,7 @@ from edgekit.builder.make.finish import finish
 from edgekit.builder.make.pictures import join, write_graphs
 from edgekit.builder.make.told import as_told
 from edgekit.builder.source.configfile import read_config
+from edgekit.builder.source.words import processor_files
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.support.pictures import family_of
 from edgekit.builder.tools.job import Toolchain
@@ -83,7 +84,8 @@ def make(
     )  # fmt: skip
     family = family_of(config := read_config(made_of.folder))
     if graphs and family:
-        join(graphs, converted.folder, family.sections(config))
+        files = processor_files(made_of.folder)
+        join(graphs, converted.folder, family.sections(config, files))
     finish(converted.folder, made_of.spec.context)
     source = told if graphs else made_of.folder
     asked = asked_of(made_of.spec, source)

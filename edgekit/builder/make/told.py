@@ -19,13 +19,14 @@ from edgekit.builder.source.configfile import (
 from edgekit.builder.source.find import LocalSource
 from edgekit.builder.source.gguf import reading_of
 from edgekit.builder.source.soundness import own_head
+from edgekit.builder.source.words import processor_files, processor_template
 from edgekit.builder.support.change import Mend
 from edgekit.builder.support.families import tied_by_class
-from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
+from edgekit.builder.support.generation import GENERATION_NAME, generation_mends, of_text
 from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
 from edgekit.builder.support.pictures import family_of
-from edgekit.builder.support.seeing.family import WHOLE, PictureFamily
+from edgekit.builder.support.seeing.family import PictureFamily
 
 VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
@@ -58,6 +59,10 @@ def told_digest(found: LocalSource) -> str:
         told = _settle(reading["config"], reading["sampling"], ())
         return _digest({**reading, "told": [told.config, told.generation]})
     told = decide(found.path)
+    config = read_config(found.path)
+    if family := family_of(config):  # its processor's files are read, too
+        sections = family.sections(config, processor_files(found.path))
+        return _digest([told.config, told.generation, sections])
     return _digest([told.config, told.generation]) if told.changed else ""
 
 
@@ -78,7 +83,7 @@ def _settle(
     config: dict[str, Any], generation: dict[str, Any] | None, more: tuple[Mend, ...]
 ) -> ToldSettings:
     changes = (*mends(architecture_of(config), config), *more)
-    defaults = generation_mends(config, generation)
+    defaults = generation_mends(of_text(config), generation)
     config = mended(config, changes)
     for each in defaults:
         config = merge_patch(config, each.config)
@@ -120,18 +125,10 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _template(source: Path, view: Path, family: PictureFamily) -> None:
-    """Give the view the chat template that a processor has in a file of its own, for tokenizers.
-
-    transformers' processors look into processor_config.json, then into chat_template.json, and only
-    then where a tokenizer looks.
-    """
-    names = ["chat_template.json"]
-    if family.template_of_processor:
-        names.insert(0, WHOLE)
-    elif read_template(source):
+    """Give the view the chat template that a processor has in a file of its own, for tokenizers."""
+    if not family.template_of_processor and read_template(source):
         return
-    told = ((read_object(source, name) or {}).get("chat_template") for name in names)
-    if found := next((each for each in told if isinstance(each, str) and each), ""):
+    if found := processor_template(source, whole=family.template_of_processor):
         path = view / "chat_template.jinja"
         path.unlink(missing_ok=True)  # it may be a link to the source's
         path.write_text(found, encoding="utf-8")

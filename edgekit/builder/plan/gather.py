@@ -126,8 +126,9 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         support = msgspec.structs.replace(support, refusal=other)
     vision = None if support.refusal else _vision(request, headers, checked.precision)
     sees = {"exclude_embeds": "true"} if vision else {}
+    support = _without_words(request, headers, support)
     headers = _text_part(headers)
-    support = _judged(headers, _without_words(request, headers, support), checked.given)
+    support = _judged(headers, support, checked.given)
     if support.architecture is None:
         return make_plan(
             headers.source, support, None, (), _machine(request, headers), notes=checked.notes

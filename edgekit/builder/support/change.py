@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -32,6 +33,21 @@ class Refusal(msgspec.Struct, frozen=True):
     def error(self) -> UsageError:
         """The exception that ends the build."""
         return UsageError(self.what, self.why, self.next_step)
+
+
+def replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Merge Patch that makes a new object of an old one; nothing of the old one is left.
+
+    A patch goes into objects: without nulls, the old one's inner keys would stay beside the new's.
+    """
+    patch: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        inner = old.get(key)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            patch[key] = replacing(inner, value)
+        else:
+            patch[key] = value
+    return patch
 
 
 def rotary(text: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ import msgspec
 from edgekit.builder.support.change import Refusal
 from edgekit.builder.support.mend import ATTRIBUTES
 from edgekit.builder.support.modelconfig import language_part
+from edgekit.builder.support.pictures import text_config
 
 GENERATION_NAME = "generation_config.json"
 DEFAULTS: dict[str, Any] = {
@@ -50,6 +51,17 @@ class SourceMend(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     generation: dict[str, Any]
     why: str = ""
+
+
+def of_text(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json as its text part has it, with the search defaults that transformers finds in it.
+
+    Without a generation_config.json, transformers takes those of the whole, then the text part's.
+    """
+    inner = config.get("text_config") or {}
+    said = {**inner, **{key: value for key, value in config.items() if value is not None}}
+    found = {key: said[key] for key in (*DEFAULTS, *_NOT_CARRIED) if said.get(key) is not None}
+    return {**text_config(config), **found}
 
 
 def search_defaults(config: dict[str, Any], generation: dict[str, Any] | None) -> dict[str, Any]:
@@ -131,7 +143,9 @@ def _search(config: dict[str, Any], generation: dict[str, Any] | None) -> tuple[
         why = _why(key, given.get(key), value)
         if key == _PENALTY:
             if value != DEFAULTS[key]:
-                mends.append(SourceMend({ATTRIBUTES: {key: value}}, {}, why))
+                # transformers reads either file, and with the other defaults one is made
+                own = {key: value} if generation is None else {}
+                mends.append(SourceMend({ATTRIBUTES: {key: value}}, own, why))
         elif _or((generation or {}).get(key), DEFAULTS[key]) != value:
             mends.append(SourceMend({}, {key: value}, why))
     left = sorted(key for key, none in _NOT_CARRIED.items() if _or(given.get(key), none) != none)

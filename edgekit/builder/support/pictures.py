@@ -127,6 +127,7 @@ def pictures_refusal(
         )
     return (
         _target(precision, provider)
+        or _quantised(config)
         or _context(family.longest_context(config), context)
         or _options(given)
         or family.refusal(config)
@@ -147,6 +148,19 @@ def _target(precision: str, provider: str) -> Refusal | None:
             f"use one of {', '.join(_TEXT_PRECISIONS)} with -p",
         )
     return None
+
+
+def _quantised(config: Mapping[str, Any]) -> Refusal | None:
+    told = config.get("quantization_config")
+    if not told:
+        return None
+    method = told.get("quant_method") if isinstance(told, dict) else told
+    return Refusal(
+        "a model that takes pictures is not built of a checkpoint that is quantised already",
+        f"config.json says that its weights are quantised with {method or 'no named method'}, and "
+        "its text part is read without that",
+        "take the original model, before it was quantised",
+    )
 
 
 def _context(longest: int, context: int) -> Refusal | None:

@@ -97,12 +97,21 @@ def figures(final: Final) -> str:
     )
 
 
-def shrunk(requester: Requester, device: str, files: Sequence[Path] | None) -> list[SentPicture]:
-    """Make what is sent of the pictures, and say of each what that is."""
+def shrunk(
+    requester: Requester,
+    device: str,
+    files: Sequence[Path] | None,
+    before: Sequence[SentPicture] = (),
+) -> list[SentPicture]:
+    """Make what is sent of the pictures, and say of each what that is.
+
+    Args:
+        before: pictures that the message has already; they count.
+    """
     if not files:
         return []
     with render.working(f"shrinking to what {device} takes"):
-        made = requester.shrink(device, files)
+        made = requester.shrink(device, [*before, *files])[len(before) :]
     for picture in made:
         kind = picture.media_type.removeprefix("image/").upper()
         render.err.print(

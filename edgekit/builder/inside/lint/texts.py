@@ -154,6 +154,10 @@ def configuration(
         got = decoder.get(name)
         if value is not None and got != value:
             yield difference("model-settings", f"genai_config.json {name}", value, got)
+    for name, value in _views(original).items():
+        got = (told.get("vision") or {}).get(name)
+        if got != value:
+            yield difference("model-settings", f"genai_config.json vision.{name}", value, got)
     for group, names in _NAMES.items():
         for name, value in names.items():
             got = (decoder.get(group) or {}).get(name, value)
@@ -178,8 +182,17 @@ def _plain(name: str) -> str:
 
 
 def _generation(source: Path) -> dict[str, Any]:
+    """What the source says of generating; without such a file, config.json says it.
+
+    transformers 5 takes it away from there when it reads config.json.
+    """
     path = source / "generation_config.json"
-    return _json(path) if path.is_file() else {}
+    if path.is_file():
+        return _json(path)
+    whole = _json(source / "config.json")
+    own = {name: value for name, value in whole.items() if value is not None}
+    said = {**(whole.get("text_config") or {}), **own}
+    return {name: said[name] for name in _SEARCH if said.get(name) is not None}
 
 
 def _sizes(original: Original) -> dict[str, Any]:
@@ -193,6 +206,16 @@ def _sizes(original: Original) -> dict[str, Any]:
         "head_size": getattr(config, "head_dim", None)
         or (hidden // heads if hidden and heads else None),
     }
+
+
+def _views(original: Original) -> dict[str, Any]:
+    """What a device has to know of a view; of a family whose views are all of one size, nothing."""
+    told = getattr(original.whole, SETTINGS, None)
+    if not told:
+        return {}
+    side = told["image_size"]
+    cells = side // told["patch_size"] // told["scale_factor"]
+    return {"image_size": side, "image_seq_len": cells**2}
 
 
 def _ids(

@@ -21,14 +21,16 @@ TABLE = "model.embed_tokens.weight"
 """The embedding of every text part."""
 
 
-def image_processor(files: Mapping[str, Any]) -> Mapping[str, Any]:
+def image_processor(files: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The settings of the image processor, from the one file where transformers looks for them.
+
+    An empty object has settings, too: those of the class. None where there is no object.
 
     Args:
         files: the objects of a folder's files by name, as far as they are there.
     """
     whole = files.get(WHOLE, {}).get("image_processor")
-    return dict(whole) if isinstance(whole, dict) else files.get(PICTURES, {})
+    return dict(whole) if isinstance(whole, dict) else files.get(PICTURES)
 
 
 def other_views(why: str, instead: str) -> Refusal:
@@ -66,7 +68,8 @@ class PictureFamily(msgspec.Struct, frozen=True):
         longest_context: in tokens; 0 for the model's own.
         refusal: why the settings of the part that sees are not understood, or None.
         words_refusal: the same of the processor's files; takes their objects by name.
-        sections: of genai_config.json, about the two graphs beside the text part's.
+        sections: of genai_config.json, about the two graphs beside the text part's; takes the
+            objects of the processor's files, too.
         patches: of a view, as the tower reads it.
         looked: what a picture takes, by its height and width in crops.
         tower: beginning of the names of the tower's tensors.
@@ -84,7 +87,7 @@ class PictureFamily(msgspec.Struct, frozen=True):
     longest_context: Callable[[Config], int]
     refusal: Callable[[Config], Refusal | None]
     words_refusal: Callable[[Config, Mapping[str, Any]], Refusal | None]
-    sections: Callable[[Config], dict[str, Any]]
+    sections: Callable[[Config, Mapping[str, Any]], dict[str, Any]]
     patches: Callable[[Config], int]
     looked: Callable[[Config, int, int], Looked]
     tower: str

@@ -45,12 +45,14 @@ _EXPECTED: dict[str, dict[str, object]] = {
 """Section of config.json -> settings that `inside/vision` is written for."""
 _MAY_MISS = frozenset({"model_name", "layer_idx", "type_feature"})
 """Where these lack, the repository's code takes the same; where others lack, it takes another."""
-# `Phi3VImageProcessor` takes the same where these lack. `num_crops` is the device's `image_crops`.
+# `Phi3VImageProcessor` takes the same where these lack.
 _PROCESSOR: dict[str, object] = {
     "image_processor_type": "Phi3VImageProcessor",
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+_NUMBER, _FEWEST = "num_crops", 1  # of a picture; the second where the first lacks
+_USUAL = 4  # that a device takes by itself at most
 _INSTEAD = "take microsoft/Phi-3.5-vision-instruct"
 _SECTIONS: dict[str, Any] = {
     "vision": {
@@ -123,11 +125,23 @@ def _looked(_: Config, height: int, width: int) -> Looked:
     return Looked(views, views * _CELLS**2 + 1 + (height + 1) * _CELLS)
 
 
-def _words_refusal(_: Config, files: Mapping[str, Any]) -> Refusal | None:
+def _sections(_: Config, files: Mapping[str, Any]) -> dict[str, Any]:
+    """As onnxruntime-genai reads them, and with fewer crops than a device would take by itself."""
     told = image_processor(files)
+    crops = _USUAL if told is None else told.get(_NUMBER, _FEWEST)
+    if crops >= _USUAL:
+        return _SECTIONS
+    return _SECTIONS | {"vision": _SECTIONS["vision"] | {"image_crops": crops}}
+
+
+def _words_refusal(_: Config, files: Mapping[str, Any]) -> Refusal | None:
+    told = image_processor(files) or {}
     for key, value in _PROCESSOR.items():
         if (given := told.get(key)) is not None and given != value:
             return other_views(f"{key} is {given}, not {value}", _INSTEAD)
+    crops = told.get(_NUMBER, _FEWEST)
+    if not isinstance(crops, int) or crops < 1:
+        return other_views(f"{_NUMBER} is {crops}, and it has to be a number from 1", _INSTEAD)
     return None
 
 
@@ -141,7 +155,7 @@ PHI3V_FAMILY = PictureFamily(
     longest_context=longest_context,
     refusal=refusal,
     words_refusal=_words_refusal,
-    sections=lambda _: _SECTIONS,
+    sections=_sections,
     patches=lambda _: _PATCHES,
     looked=_looked,
     tower=f"{VISION}img_processor.",

@@ -7,12 +7,14 @@ knows neither name. Videos are left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import msgspec
 
-from edgekit.builder.support.change import Mend, Refusal
+from edgekit.builder.support.change import Mend, Refusal, replacing
 from edgekit.builder.support.seeing.family import (
     TOKENS,
     WHOLE,
@@ -22,15 +24,19 @@ from edgekit.builder.support.seeing.family import (
     image_processor,
     other_views,
 )
+from edgekit.core.pictures import MAX_CROPS
 
 SMOLVLM = ("SmolVLMForConditionalGeneration", "Idefics3ForConditionalGeneration")
 SETTINGS = "edgekit_pictures"
 """Key of the text part's config.json: what `inside/vision/smolvlm.py` has to know."""
 _TEXT = "LlamaForCausalLM"
 _TEXT_NAMES, _HEAD = "model.text_model.", "lm_head.weight"
-_OF_TEXT = ("bos_token_id", "eos_token_id", "pad_token_id")  # the text part's or the whole's
+# Where both parts of config.json have one, transformers generates with the whole's
+_ENDS = ("bos_token_id", "eos_token_id")
+_PAD = ("pad_token_id",)  # and has the text part's here
 _PROCESSORS = ("SmolVLMImageProcessor", "Idefics3ImageProcessor")  # the same, under two names
 _LANCZOS = 1
+_LONGEST = 4096  # pixels of a picture's longer side, before it is cut into crops
 _VIEWS: dict[str, Any] = {
     "do_resize": True,
     "do_rescale": True,
@@ -51,6 +57,8 @@ _NAMED = {
 }
 """Tokens that a tokenizer may give other texts, by their names in tokenizer_config.json."""
 _WORDS = ("<image>", "<fake_token_around_image>")
+# `<image>` itself becomes rows of the picture, and is never looked up
+_OF_PICTURES = re.compile(r"<fake_token_around_image>|<global-img>|<row_[1-4]_col_[1-4]>")
 _INSTEAD = "take HuggingFaceTB/SmolVLM2-256M-Video-Instruct, or SmolVLM-256M-Instruct"
 
 
@@ -76,6 +84,8 @@ class _Sight(msgspec.Struct, frozen=True):
 def _sight(config: Config) -> _Sight | None:
     """The vision part's settings; None where they have other types."""
     told = config.get("vision_config")
+    if told is not None and not isinstance(told, dict):
+        return None
     given = {key: value for key, value in (told or {}).items() if value is not None}
     try:
         return msgspec.convert(given, _Sight)
@@ -101,8 +111,10 @@ def _rows(config: Config) -> int:
 
 def text_config(config: Config) -> dict[str, Any]:
     """config.json of the text part, with the settings of the part that sees below `SETTINGS`."""
-    inner = dict(config.get("text_config") or {})
-    above = {key: config[key] for key in _OF_TEXT if config.get(key) is not None}
+    inner = config.get("text_config") or {}
+    pad, ends = (
+        {key: config[key] for key in keys if config.get(key) is not None} for keys in (_PAD, _ENDS)
+    )
     sight = _sight(config) or _Sight()
     told = {
         "type": "smolvlm",
@@ -111,8 +123,9 @@ def text_config(config: Config) -> dict[str, Any]:
         **msgspec.structs.asdict(sight),
     }
     return {
-        **above,
+        **pad,
         **{key: value for key, value in inner.items() if value is not None},
+        **ends,
         "architectures": [_TEXT],
         "model_type": "llama",
         "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
@@ -122,9 +135,8 @@ def text_config(config: Config) -> dict[str, Any]:
 
 def as_text(config: Config) -> Mend:
     """The change after which transformers reads the text part as a Llama."""
-    flat = text_config(config)
-    gone = {key: None for key in config if key not in flat}
-    return Mend({**gone, **flat}, "the text part is built as transformers' own Llama")
+    why = "the text part is built as transformers' own Llama"
+    return Mend(replacing(config, text_config(config)), why)
 
 
 def text_name(name: str) -> str:
@@ -153,6 +165,8 @@ def refusal(config: Config) -> Refusal | None:
         why = f"{sight.grid} patches on a side are no multiple of scale_factor {scale}"
     elif sight.hidden_size % sight.num_attention_heads:
         why = f"{sight.hidden_size} are not divided by {sight.num_attention_heads} heads"
+    elif sight.image_size * isqrt(MAX_CROPS) > _LONGEST:
+        why = f"{MAX_CROPS} crops of image_size {sight.image_size} have sides above {_LONGEST}"
     if not why:
         return None
     return Refusal(
@@ -168,7 +182,7 @@ def words_refusal(config: Config, files: Mapping[str, Any]) -> Refusal | None:
             there.
     """
     told = image_processor(files)
-    why = _other_views(told, _known(config).image_size) if told else ""
+    why = "" if told is None else _other_views(told, _known(config).image_size)
     rows = files.get(WHOLE, {}).get("image_seq_len")
     if not why and rows is not None and rows != _rows(config):
         why = f"image_seq_len is {rows}; the model makes {_rows(config)}"
@@ -177,17 +191,55 @@ def words_refusal(config: Config, files: Mapping[str, Any]) -> Refusal | None:
             why = f"{key} is {given}, not {word}"
     if why:
         return other_views(why, _INSTEAD)
-    added = {
-        each.get("content") for each in (files.get("tokenizer.json") or {}).get("added_tokens", ())
-    }
-    lost = [word for word in _WORDS if word not in added]
-    if "tokenizer.json" in files and lost:
+    return _lost_words(config, files["tokenizer.json"]) if "tokenizer.json" in files else None
+
+
+def _lost_words(config: Config, tokenizer: Mapping[str, Any]) -> Refusal | None:
+    """Why what stands for a picture in a prompt is lost, or None."""
+    added = {each.get("content"): each.get("id") for each in tokenizer.get("added_tokens") or ()}
+    if lost := [word for word in _WORDS if word not in added]:
         return Refusal(
             "its tokenizer has no token for the place of a picture",
             f"tokenizer.json lacks {lost[0]}",
             _INSTEAD,
         )
+    if (place := config.get("image_token_id")) is not None and place != added["<image>"]:
+        return Refusal(
+            "its tokenizer is another model's",
+            f"image_token_id of config.json is {place}, and <image> of tokenizer.json "
+            f"{added['<image>']}: transformers finds no place for a picture",
+            "take tokenizer and weights of one model",
+        )
+    if _treats_a_beginning(tokenizer.get("pre_tokenizer")):
+        return other_views(
+            "its tokenizer reads the beginning of a text otherwise than what stands behind a token "
+            "(Metaspace with prepend_scheme first), and a device reads each piece beside a picture "
+            "as a text",
+            _INSTEAD,
+        )
+    rows = (config.get("text_config") or {}).get("vocab_size")
+    told = sorted(word for word in added if word and _OF_PICTURES.fullmatch(word))
+    beyond = [word for word in told if isinstance(rows, int) and not _is_below(added[word], rows)]
+    if beyond:
+        return Refusal(
+            "its tokenizer makes ids of a picture's place that the model has no row for",
+            f"{beyond[0]} has the id {added[beyond[0]]}, and vocab_size of text_config is {rows}",
+            "take tokenizer and weights of one model",
+        )
     return None
+
+
+def _treats_a_beginning(told: object) -> bool:
+    """Whether a pre-tokenizer of tokenizer.json, or one within it, changes a text's beginning."""
+    if not isinstance(told, dict):
+        return False
+    if told.get("type") == "Metaspace" and told.get("prepend_scheme") == "first":
+        return True
+    return any(map(_treats_a_beginning, told.get("pretokenizers") or ()))
+
+
+def _is_below(number: object, rows: int) -> bool:
+    return isinstance(number, int) and number < rows
 
 
 def _other_views(told: Mapping[str, Any], side: int) -> str:
@@ -218,16 +270,24 @@ def _named(told: Mapping[str, Any], key: str) -> object:
     return given.get("content") if isinstance(given, dict) else given
 
 
-def sections(config: Config) -> dict[str, Any]:
-    """What genai_config.json says of the graphs; the agent's own settings have HF's names."""
+def sections(config: Config, files: Mapping[str, Any]) -> dict[str, Any]:
+    """What genai_config.json says of the graphs; the agent's own settings have HF's names.
+
+    Where the processor cuts a picture into fewer crops than any device may, it says into how many.
+    """
+    side = _known(config).image_size
+    told = image_processor(files)
+    size = None if told is None else told.get("size") or _MISSING["size"]
+    crops = MAX_CROPS if size is None else (size["longest_edge"] // side) ** 2
     return {
         "type": "smolvlm",
         "vision": {
             "filename": "vision.onnx",
             "inputs": {"pixel_values": "pixel_values"},
             "outputs": {"image_features": "image_features"},
-            "image_size": _known(config).image_size,
+            "image_size": side,
             "image_seq_len": _rows(config),
+            **({"image_crops": crops} if crops < MAX_CROPS else {}),
         },
         "embedding": {
             "filename": "embedding.onnx",

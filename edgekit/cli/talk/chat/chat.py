@@ -205,7 +205,7 @@ class Chat:
 
     def _image(self, file: str) -> None:
         to = self.partner.next(self._watch.known)
-        self._pictures += shrunk(self._requester, to, [path_of(file)])
+        self._pictures += shrunk(self._requester, to, [path_of(file)], self._pictures)
 
     def _drop(self, text: str) -> None:
         if not self.log.questions:

@@ -109,19 +109,26 @@ def context_of(device: str, known: Known) -> int:
 
 def way_on(error: EdgekitError, questions: int) -> str:
     """What the user can do after an error; empty where the error says it itself."""
-    code = error.code if isinstance(error, ProtocolError) else ""
-    if code in _TOO_LONG and questions:
+    code, param = (error.code, error.param) if isinstance(error, ProtocolError) else ("", "")
+    pictures = code == "invalid_request" and _PICTURES in error.what
+    if (code in _TOO_LONG or (pictures and param == "messages")) and questions:
         return (
             "/drop forgets the older half of the conversation and asks again; /new begins anew; "
             "/device goes on with another device"
         )
     if code in _TOO_LONG:
         return "write a shorter message, or go on with another device by /device"
+    if _BLIND in error.what:  # the conversation, or this message, shows one
+        return "/device goes on with a device that takes pictures; /new begins without them"
+    if pictures:
+        return f"write it again with fewer pictures, or set {_PICTURES} in fleet.toml and push"
     if error.next_step:
         return ""
     return "/retry sends it again" if code in _AGAIN else ""
 
 
+# In what a device says of pictures: of too many, and of any
+_PICTURES, _BLIND = "images_per_prompt", "this device takes no pictures"
 _TOO_LONG = ("context_length_exceeded", "payload_too_large")
 _AGAIN = ("queue_full", "rate_limited", "internal", "worker_crashed", "loading", "draining",
           "thermal", "no_storage", "out_of_memory", "deadline_exceeded")  # fmt: skip

@@ -64,6 +64,7 @@ class VisionFamily(Protocol):
         side: of a view, in pixels.
         view_rows: rows that the vision graph makes of one view alone.
         alone: what the vision graph takes beside the pixels of one view alone, by input.
+        usual: the most crops with which the model's own processor looks at a picture.
     """
 
     @property
@@ -74,6 +75,9 @@ class VisionFamily(Protocol):
 
     @property
     def alone(self) -> Mapping[str, npt.NDArray[np.int64]]: ...
+
+    @property
+    def usual(self) -> int: ...
 
     def crops(self, asked: int) -> int:
         """Return the most crops that any picture has, where so many are asked for at most."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgekit.agent.serve.worker.pictures.family import Pixels
 from edgekit.agent.serve.worker.pictures.rows import CROP_ROWS, Rows, assemble, row_count
+from edgekit.core.pictures import MAX_CROPS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -103,8 +104,11 @@ class CroppedPicture:
         return assemble(self.grid.height, self.grid.width, features)
 
 
+@dataclass(frozen=True, slots=True)
 class Phi3V:
-    """The family."""
+    """The family; its models differ in how many crops their processors cut."""
+
+    usual: int = MAX_CROPS
 
     side, view_rows, alone = CROP, CROP_ROWS, ALONE
 
@@ -125,9 +129,9 @@ class Phi3V:
         return page_of(image, crops)
 
 
-def family(_: Mapping[str, Any]) -> Phi3V:
-    """Return the family of a model, which is the same for all of them."""
-    return Phi3V()
+def family(model: Mapping[str, Any]) -> Phi3V:
+    """Return the family of a model, by the section `model` of its genai_config.json."""
+    return Phi3V(model["vision"].get("image_crops", MAX_CROPS))
 
 
 def page_of(image: Image, crops: int) -> CroppedPicture:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.agent.serve.worker.pictures.family import Floats, Pixels
+from edgekit.core.pictures import MAX_CROPS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,6 +97,7 @@ class SmolVlm:
 
     side: int
     view_rows: int
+    usual: int = MAX_CROPS
 
     @property
     def alone(self) -> Mapping[str, npt.NDArray[np.int64]]:
@@ -137,7 +139,8 @@ class SmolVlm:
 def family(model: Mapping[str, Any]) -> SmolVlm:
     """Return the family of a model, by the section `model` of its genai_config.json."""
     vision = model["vision"]
-    return SmolVlm(vision["image_size"], vision["image_seq_len"])
+    crops = vision.get("image_crops", MAX_CROPS)
+    return SmolVlm(vision["image_size"], vision["image_seq_len"], crops)
 
 
 def _longest(width: int, height: int, most: int) -> tuple[int, int]:

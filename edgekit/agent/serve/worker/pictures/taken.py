@@ -22,13 +22,15 @@ def images_taken(
     """Return what a device takes of pictures.
 
     Args:
-        crops: the setting `image_crops`; 0 goes by the memory.
+        crops: the setting `image_crops`; 0 goes by the memory, and is no more than the model's
+            own processor takes.
         per_prompt: the setting `images_per_prompt`; 0 is the default.
         memory_bytes: of the device.
         family: the model's.
         encode: returns the tokens of a text of control tokens.
     """
-    crops = crops or (SMALL_CROPS if memory_bytes < SMALL_BYTES else USUAL_CROPS)
+    by_memory = SMALL_CROPS if memory_bytes < SMALL_BYTES else USUAL_CROPS
+    crops = crops or min(by_memory, family.usual)
     crops = family.crops(crops)
     tokens = places(family.grid(SQUARE, SQUARE, crops), encode)
     return ImagesTaken(crops, tokens, *allowed(per_prompt), send_side(crops, family.side))
