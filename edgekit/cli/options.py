@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from edgekit.core.config import MOST_SECONDS
+from edgekit.errors import UsageError
+
 MOST_PORT = 65535  # of TCP; the system takes a larger one modulo 65536
 ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upwards.")
@@ -25,3 +28,17 @@ PasswordFileOption = Annotated[
 TakeOverOption = Annotated[
     bool, typer.Option("--take-over", help="Break the lease of another operator, who is told.")
 ]
+
+
+def check_seconds(option: str, value: float, least: float = 0.0) -> None:
+    """Check the time that an option names: a range of typer lets `nan` and `inf` pass.
+
+    Raises:
+        UsageError: it is not between `least` and a day.
+    """
+    if not least <= value <= MOST_SECONDS:
+        raise UsageError(
+            f"{option} {value:g} is no number of seconds that can be used",
+            f"it is {least:g} to {MOST_SECONDS:g}",
+            f"write it like {option} 30",
+        )

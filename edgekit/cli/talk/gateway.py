@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import MOST_PORT, JsonOption, ProjectOption
+from edgekit.cli.options import MOST_PORT, JsonOption, ProjectOption, check_seconds
 from edgekit.cli.talk.facts import reader_of
 from edgekit.core.protocol import wire
 from edgekit.core.registry import is_loopback
@@ -92,9 +92,17 @@ def gateway(
     if context.invoked_subcommand is not None:
         return
     if not 1 <= deadline <= wire.MAX_EXPIRY_SECONDS:
-        raise UsageError(f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away")
+        raise UsageError(
+            f"--deadline {deadline} is no deadline",
+            f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away",
+            "write it like --deadline 300",
+        )
+    check_seconds("--drain", drain)
     if (cert_file is None) != (key_file is None):
-        raise UsageError("--cert-file and --key-file are given together or not at all")
+        raise UsageError(
+            "--cert-file and --key-file are given together or not at all",
+            next_step="give both, or leave both out for plain HTTP",
+        )
     try:
         from edgekit.gateway import server  # noqa: PLC0415  an extra, which few need
     except ModuleNotFoundError as error:
