@@ -80,4 +80,4 @@ def _address(host: str, port: int) -> str:
             "the embedded broker listens on an address, and not on a name",
             "write --host 127.0.0.1, or --host 0.0.0.0 for every IPv4 address of this machine",
         ) from None
-    return f"[{found}]:{port}" if found.version == 6 else f"{found}:{port}"  # noqa: PLR2004  IPv6
+    return f"[{found}]:{port}" if found.version == 6 else f"{found}:{port}"

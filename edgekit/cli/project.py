@@ -166,7 +166,11 @@ def find(start: Path | None) -> Project:
         if path.is_file():
             table, text = read_table(path.read_bytes(), str(path))
             return Project(candidate, convert(table, ProjectConfig, str(path), text))
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a file", next_step="move it away")
     raise UsageError(
         f"there is no {FILE} in {folder}" + ("" if start else " or above it"),
-        next_step="`edgekit init` makes a project here",
+        next_step=f"name another folder, or make a project: `edgekit init {start}`"
+        if start
+        else "`edgekit init` makes a project here",
     )

@@ -19,6 +19,7 @@ from typing import Annotated
 import msgspec
 
 from edgekit.core.config import NAME, check_name
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 from edgekit.store import publish
 
@@ -121,7 +122,7 @@ def load(path: Path) -> tuple[ApiKey, ...]:
         )
     try:
         return msgspec.json.decode(data, type=_File).keys
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{path} is not a file of API keys", str(error), f"move it away; {MAKE}"
         ) from error

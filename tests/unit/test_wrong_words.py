@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from edgekit.broker.embedded import embedded_broker
-from edgekit.cli.main import application
+from edgekit.builder.output.publish import read_record
+from edgekit.builder.source.configfile import read_object
+from edgekit.bundle.folder import read_folder
+from edgekit.bundle.pack import read_model
+from edgekit.cli import project
+from edgekit.cli.init import write_project
+from edgekit.cli.main import application, main
 from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet import inventory
 
 
 def refused(*words: str) -> UsageError:
@@ -27,9 +38,7 @@ def refused(*words: str) -> UsageError:
         ("top", "--interval"),
     ],
 )
-def test_a_time_that_no_clock_can_wait_for_is_refused(
-    words: tuple[str, ...], seconds: str
-) -> None:
+def test_a_time_that_no_clock_can_wait_for_is_refused(words: tuple[str, ...], seconds: str) -> None:
     error = refused(*words, seconds)
     assert f"{words[-1]} {float(seconds):g}" in error.what
     assert error.next_step
@@ -58,3 +67,91 @@ def test_the_embedded_broker_takes_no_name_for_an_address(host: str) -> None:
 def test_an_address_that_the_embedded_broker_cannot_read_is_refused() -> None:
     with pytest.raises(EdgekitError, match="no broker can listen"), embedded_broker("fe80::1%x", 1):
         pass
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["edgekit.toml", "fleet.toml"])
+def test_a_folder_in_the_place_of_a_file_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "edgekit.toml").touch()
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match=f"{name} is a folder") as error:
+        project.find(tmp_path).fleet()
+    assert "move it away" in error.value.next_step
+    with pytest.raises(UsageError, match=f"{name} is a folder"):
+        write_project(tmp_path, 1883)
+
+
+def test_the_next_step_for_a_folder_without_a_project_names_that_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        project.find(tmp_path / "other")
+    assert f"`edgekit init {tmp_path / 'other'}`" in error.value.next_step
+
+
+@pytest.mark.parametrize("address", ["", "pi-1", "local:", "ssh:"])
+def test_a_wrong_address_has_a_next_step(tmp_path: Path, address: str) -> None:
+    (tmp_path / "fleet.toml").write_text(f'[devices.a]\naddress = "{address}"\n')
+    with pytest.raises(UsageError, match="the address of a is") as error:
+        inventory.load(tmp_path / "fleet.toml")
+    assert error.value.next_step
+
+
+def test_what_is_nested_too_deep_to_be_read_is_refused_by_its_file(tmp_path: Path) -> None:
+    deep_json = f'{{"a": {DEEP}'
+    for name, text in (
+        ("fleet.toml", f"a = {DEEP}"), ("config.json", deep_json), ("genai_config.json", deep_json),
+        ("build.json", deep_json),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+    for read in (
+        lambda: inventory.load(tmp_path / "fleet.toml"),
+        lambda: read_object(tmp_path, "config.json"),
+        lambda: read_model(tmp_path),
+        lambda: read_folder(tmp_path),
+    ):
+        with pytest.raises(UsageError) as error:
+            read()
+        assert error.value.next_step
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "step"),
+    [
+        (errno.ENOSPC, 1, "free some space"),
+        (errno.EACCES, 1, "rights"),
+        (errno.EROFS, 1, "read-only"),
+        (errno.EISDIR, 2, "name a file"),
+        (errno.ENOTDIR, 2, "is a file"),
+        (errno.EEXIST, 2, "another path"),
+        (errno.ENAMETOOLONG, 2, "shorter"),
+    ],
+)
+def test_what_the_system_refuses_has_a_next_step_that_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    number: int, code: int, step: str,
+) -> None:  # fmt: skip
+    def refuse(_: str) -> None:
+        raise OSError(number, os.strerror(number), "/some/where")
+
+    monkeypatch.setattr("edgekit.cli.main.application", refuse)
+    monkeypatch.setattr("sys.argv", ["edgekit", "man", "x"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == code
+    assert "/some/where" in said
+    assert step in said.partition("next:")[2]
+
+
+@pytest.mark.parametrize("columns", ["0", "00", ""])
+def test_an_error_is_said_on_a_terminal_that_has_no_columns(
+    monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.argv", ["edgekit", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "COLUMNS" not in os.environ
