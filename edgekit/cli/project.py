@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.bundle.layout import Layout
-from edgekit.core.config import BrokerConfig
+from edgekit.core.config import NAME, NAME_RULE, BrokerConfig
 from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
@@ -44,6 +44,11 @@ class ProjectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requester: str = ""  # our name on the broker; empty: USER.HOST
     operator: dict[str, Any] = {}  # over [broker], for who says what devices that pull shall run
     registry: RegistrySettings = RegistrySettings()
+
+    def __post_init__(self) -> None:
+        # another name than the account's would be refused by the broker, with no word of the change
+        if self.requester and not NAME.match(self.requester):
+            raise ValueError(f"requester {self.requester!r} is not a name: {NAME_RULE}")
 
 
 class Project(msgspec.Struct, frozen=True):

@@ -337,6 +337,10 @@ def _check_destination(text: str, where: str) -> None:
 def _check_name(kind: str, name: str, path: Path) -> None:
     try:
         check_name(kind, name)
+        if name.startswith("-"):
+            raise UsageError(
+                f"{name!r} cannot be a {kind}'s name", "a command would take it for an option"
+            )
     except UsageError as error:
         raise UsageError(f"{path}: {error.what}", error.why, NEXT) from None
 

@@ -43,6 +43,11 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.sha256[:SHOWN]
 
 
+def id_of(key: str) -> str:
+    """What names a key in a list."""
+    return hashed(key)[:SHOWN]
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[ApiKey, ...]
 

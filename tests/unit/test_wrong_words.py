@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -17,8 +18,10 @@ from edgekit.bundle.pack import read_model
 from edgekit.cli import project
 from edgekit.cli.init import write_project
 from edgekit.cli.main import application, main
+from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import inventory
+from edgekit.gateway.keys import load
 
 
 def refused(*words: str) -> UsageError:
@@ -155,3 +158,82 @@ def test_an_error_is_said_on_a_terminal_that_has_no_columns(
     with pytest.raises(SystemExit):
         main()
     assert "COLUMNS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "host", ["", "mqtt://broker:1883", "broker:1883", "127.0.0.1:1883", "a b", "a\nb", "[::1]"]
+)
+def test_a_host_that_no_broker_can_have_is_refused_where_it_is_written(
+    tmp_path: Path, host: str
+) -> None:
+    text = msgspec.toml.encode({"broker": {"host": host}})
+    (tmp_path / "edgekit.toml").write_bytes(text)
+    with pytest.raises(UsageError, match=r"edgekit\.toml is not valid") as error:
+        project.find(tmp_path)
+    assert "no name and no address" in error.value.why
+
+
+@pytest.mark.parametrize("host", ["broker", "10.0.0.1", "::1", "fe80::1%eth0", "küche.lan", "a_b"])
+def test_a_host_that_a_broker_can_have_is_taken(host: str) -> None:
+    assert BrokerConfig(host).host == host
+
+
+@pytest.mark.parametrize("seconds", [-1, 65536])
+def test_a_keep_alive_that_mqtt_has_not_is_refused(seconds: int) -> None:
+    with pytest.raises(ValueError, match="keepalive_seconds"):
+        BrokerConfig(keepalive_seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["a:b:c", "::::", "x:0"])
+def test_a_broker_of_a_flag_is_looked_at_as_that_of_the_file(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a broker"):
+        project.parse_broker(text, BrokerConfig())
+
+
+@pytest.mark.parametrize("name", ["alice@example.com", "Hans Müller", "a/b#", "x" * 65])
+def test_a_requester_is_refused_and_not_asked_for_under_another_name(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "edgekit.toml").write_bytes(msgspec.toml.encode({"requester": name}))
+    with pytest.raises(UsageError, match=r"edgekit\.toml is not valid") as error:
+        project.find(tmp_path)
+    assert "requester" in error.value.why
+
+
+@pytest.mark.parametrize("table", ["devices", "groups"])
+def test_a_name_that_a_command_takes_for_an_option_is_refused(tmp_path: Path, table: str) -> None:
+    (tmp_path / "fleet.toml").write_text(f'[{table}."-x"]\naddress = "local:x"\n')
+    with pytest.raises(UsageError, match="'-x' cannot be") as error:
+        inventory.load(tmp_path / "fleet.toml")
+    assert "option" in error.value.why
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (("--port", "8884"), "two listeners cannot have the port 8884"),
+        (("--cert-file", "/x\nallow_anonymous true"), "cannot stand in mosquitto.conf"),
+    ],
+)
+def test_the_files_of_a_broker_that_could_not_start_are_not_written(
+    tmp_path: Path, wrong: tuple[str, str], what: str
+) -> None:
+    write_project(tmp_path, 1883)
+    error = refused("broker", "acl", str(tmp_path / "b"), "--project", str(tmp_path), *wrong)
+    assert what in error.what
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_key_that_nobody_could_read_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("edgekit.cli.render.say", full)
+    file = tmp_path / "keys.json"
+    done = CliRunner().invoke(
+        application("gateway"), ["gateway", "key", "add", "bob", "--keys", str(file)]
+    )
+    assert isinstance(done.exception, OSError)
+    assert load(file) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -155,11 +156,21 @@ def add(
     Example:  edgekit gateway key add alice
     """
     path = _keys(project_folder, keys_file)
+    if sys.stdout is None:
+        raise UsageError(
+            "standard output is closed",
+            "a key is printed once, and stored nowhere",
+            "run it again where its output can be read",
+        )
     key = keys.add(path, requester, datetime.datetime.now(tz=datetime.UTC).date())
-    if as_json:
-        render.print_json({"requester": requester, "key": key, "file": str(path)})
-        return
-    render.say(key)
+    try:
+        if as_json:
+            render.print_json({"requester": requester, "key": key, "file": str(path)})
+        else:
+            render.say(key)
+    except OSError:  # nobody has seen it
+        keys.revoke(path, keys.id_of(key))
+        raise
 
 
 @key_app.command("list")
