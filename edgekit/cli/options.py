@@ -42,3 +42,29 @@ def check_seconds(option: str, value: float, least: float = 0.0) -> None:
             f"it is {least:g} to {MOST_SECONDS:g}",
             f"write it like {option} 30",
         )
+
+
+def check_replaceable(path: Path, begins: bytes, what: str) -> None:
+    """Refuse to write over a file that is none of what is written there.
+
+    Args:
+        path: where a verb is about to write.
+        begins: with what each such file begins.
+        what: such a file, in words.
+
+    Raises:
+        UsageError: the path is a folder, or the file holds something else.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", next_step=f"name a file in it: {path / 'NAME'}")
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(begins))
+    except FileNotFoundError:
+        return
+    if found and found != begins:
+        raise UsageError(
+            f"{path} exists, and is no {what}",
+            "what it holds would be lost",
+            "name another file, or move that one away",
+        )

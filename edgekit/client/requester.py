@@ -112,6 +112,7 @@ class Requester:
             raise UsageError(
                 f"a prompt cannot wait for {expiry_seconds} s",
                 f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away",
+                "choose another one",
             )
         pool = check_name("pool", to.removeprefix(POOL)) if to.startswith(POOL) else ""
         device = "" if pool else check_name("device", to)

@@ -18,9 +18,17 @@ from edgekit.bundle.pack import read_model
 from edgekit.cli import project
 from edgekit.cli.init import write_project
 from edgekit.cli.main import application, main
+from edgekit.cli.options import check_replaceable
+from edgekit.cli.release.carry import _target as target_of
+from edgekit.cli.talk.answering import next_of, schema_format
 from edgekit.core.config import BrokerConfig
+from edgekit.core.digest import Digest
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import inventory
+from edgekit.fleet.planning.planfile import PLAN_BEGINS, PushPlan
+from edgekit.fleet.rollout.report import page
+from edgekit.fleet.rollout.report.page import PAGE_BEGINS
 from edgekit.gateway.keys import load
 
 
@@ -237,3 +245,69 @@ def test_a_key_that_nobody_could_read_is_taken_back(
     )
     assert isinstance(done.exception, OSError)
     assert load(file) == ()
+
+
+@pytest.mark.parametrize(
+    ("begins", "what"), [(PLAN_BEGINS, "plan of a push"), (PAGE_BEGINS, "report")]
+)
+def test_a_verb_writes_over_its_own_files_alone(tmp_path: Path, begins: bytes, what: str) -> None:
+    own, other, empty = (tmp_path / name for name in ("own", "edgekit.toml", "empty"))
+    own.write_bytes(begins + b"...")
+    other.write_text('requester = "alice"\n')
+    empty.touch()
+    for path in (own, empty, tmp_path / "new"):
+        check_replaceable(path, begins, what)
+    with pytest.raises(UsageError, match=f"is no {what}") as error:
+        check_replaceable(other, begins, what)
+    assert "move that one away" in error.value.next_step
+    with pytest.raises(UsageError, match="is a folder"):
+        check_replaceable(tmp_path, begins, what)
+
+
+def test_a_plan_and_a_report_begin_as_is_looked_for() -> None:
+    template = Path(page.__file__).with_name("page.html.j2")
+    assert template.read_bytes().startswith(PAGE_BEGINS)
+    fields = {each.name for each in msgspec.structs.fields(PushPlan)}
+    assert min(fields | {"digest"}) == "devices"
+
+
+def test_a_plan_is_not_saved_in_the_place_of_the_project_s_own_file(tmp_path: Path) -> None:
+    write_project(tmp_path, 1883)
+    file = tmp_path / "edgekit.toml"
+    before = file.read_text()
+    error = refused("push", "--plan", "--save", str(file), "--project", str(tmp_path))
+    assert (file.read_text(), "is no plan of a push" in error.what) == (before, True)
+
+
+def test_an_export_writes_over_no_file_that_is_no_tar(tmp_path: Path) -> None:
+    file = tmp_path / "thesis.tar"
+    file.write_text("a text that somebody named so")
+    with pytest.raises(UsageError, match="is no tar"):
+        target_of(file, Digest.of(b"x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        (ProtocolError("invalid_request", "x", "temperature"), "--temperature"),
+        (ProtocolError("invalid_request", "x", "stop[0]"), "--stop"),
+        (ProtocolError("invalid_schema", "x", "response_format.json_schema"), "--schema"),
+        (ProtocolError("context_length_exceeded", "x"), "shorter prompt"),
+        (ProtocolError("rate_limited", "x", "", 12_000), "ask again in 12 s"),
+        (ProtocolError("queue_full", "x"), "ask again"),
+        (ProtocolError("cancelled", "x"), ""),
+    ],
+)
+def test_what_a_device_refuses_names_the_option_or_the_time(
+    error: ProtocolError, step: str
+) -> None:
+    assert step in next_of(error)
+    assert bool(step) == bool(next_of(error))
+
+
+def test_a_schema_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    file.write_bytes(b'\xef\xbb\xbf{"type": "object"}')
+    told = schema_format(file)
+    assert told is not None
+    assert told["json_schema"]["schema"] == {"type": "object"}

@@ -104,7 +104,11 @@ def _address(here: project.Project, fleet: Fleet, to: str) -> RegistryAddress:
     try:
         return parse_registry(told, plain_http=plain)
     except ValueError as error:
-        raise UsageError("the registry's address cannot be used", str(error)) from None
+        raise UsageError(
+            "the registry's address cannot be used",
+            str(error),
+            "correct --to, or what fleet.toml or edgekit.toml names",
+        ) from None
 
 
 @contextmanager
@@ -138,7 +142,9 @@ def desired(
     fleet = here.fleet()
     if group not in fleet.groups:
         raise UsageError(
-            f"fleet.toml has no group {group!r}", f"it has {', '.join(fleet.groups) or 'none'}"
+            f"fleet.toml has no group {group!r}",
+            f"it has {', '.join(fleet.groups) or 'none'}",
+            "correct the name, or add the group to the file",
         )
     if clear == (bundle is not None):
         raise UsageError("name a bundle, or --clear", next_step=f"edgekit desired {group} NAME:V")

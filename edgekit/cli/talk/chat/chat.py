@@ -307,10 +307,14 @@ def load(path: Path) -> ChatLog:
             data = file.read(logs.MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UsageError(
-            f"{path} cannot be read", getattr(error, "strerror", "") or str(error)
+            f"{path} cannot be read",
+            getattr(error, "strerror", "") or str(error),
+            "name a file that `/save FILE.json` wrote",
         ) from None
     if len(data) > logs.MAX_FILE_BYTES:
         raise UsageError(
-            f"{path} is too large", f"a conversation has at most {logs.MAX_FILE_BYTES} bytes"
+            f"{path} is too large",
+            f"a conversation has at most {logs.MAX_FILE_BYTES} bytes",
+            "name a file that `/save FILE.json` wrote",
         )
     return logs.read(data, str(path))

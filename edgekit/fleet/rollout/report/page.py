@@ -64,6 +64,9 @@ class WaveLine(msgspec.Struct, frozen=True):
     ends: dict[DeviceState, int]
 
 
+PAGE_BEGINS = b"<!doctype html>"  # as page.html.j2 does
+
+
 def page(
     number: int,
     plan: RolloutPlan,
