@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +369,16 @@ def test_a_rollback_takes_the_release_s_own_file_where_it_does_not_know_a_settin
     assert activate._own_config(root, release) is None
     root.agent_config.unlink()
     assert activate._own_config(root, release) is None
+
+
+def test_the_defaults_that_the_pages_name_are_those_of_the_code() -> None:
+    defaults = msgspec.structs.asdict(AgentConfig("pi", BrokerConfig()))
+    found = [
+        (page.name, name, float(number))
+        for page in (Path(__file__).parents[2] / "docs").rglob("*.md")
+        for name, number in re.findall(r"`([a-z_]+)` \((\d+)(?: s)?\)", page.read_text())
+        if name in defaults
+    ]
+    assert {name for _, name, _ in found} >= {"trial_seconds", "drain_seconds"}
+    for page, name, number in found:
+        assert number == defaults[name], f"{page}: {name}"
