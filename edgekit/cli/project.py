@@ -101,7 +101,7 @@ class Project(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"[operator] of {self.folder / FILE} is not valid",
                 str(error),
-                "it has [broker]'s keys",
+                "correct it in the file; [operator] takes the keys of [broker]",
             ) from None
 
     @property
