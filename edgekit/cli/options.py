@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +46,10 @@ def check_seconds(option: str, value: float, least: float = 0.0) -> None:
         )
 
 
-def check_replaceable(path: Path, begins: bytes, what: str) -> None:
-    """Refuse to write over a file that is none of what is written there.
+def replaceable(path: Path, begins: bytes, what: str) -> Path:
+    """Where to write a file: where a link leads, and over no file but one of the same kind.
+
+    A file is put in its place by rename: as root that would replace /dev/null itself.
 
     Args:
         path: where a verb is about to write.
@@ -53,18 +57,27 @@ def check_replaceable(path: Path, begins: bytes, what: str) -> None:
         what: such a file, in words.
 
     Raises:
-        UsageError: the path is a folder, or the file holds something else.
+        UsageError: the path is no file, such as a folder or a device, or holds something else.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", next_step=f"name a file in it: {path / 'NAME'}")
+    place = Path(os.path.realpath(path))
     try:
-        with path.open("rb") as file:
-            found = file.read(len(begins))
+        regular = stat.S_ISREG(place.stat().st_mode)
+        found = _start(place, len(begins)) if regular else b""
     except FileNotFoundError:
-        return
+        return place
+    if not regular:
+        raise UsageError(
+            f"{path} is no file: it cannot be replaced", next_step="name a file to write"
+        )
     if found and found != begins:
         raise UsageError(
             f"{path} exists, and is no {what}",
             "what it holds would be lost",
             "name another file, or move that one away",
         )
+    return place
+
+
+def _start(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)

@@ -18,7 +18,7 @@ from edgekit.bundle.pack import read_model
 from edgekit.cli import project
 from edgekit.cli.init import write_project
 from edgekit.cli.main import application, main
-from edgekit.cli.options import check_replaceable
+from edgekit.cli.options import replaceable
 from edgekit.cli.release.carry import _target as target_of
 from edgekit.cli.talk.answering import next_of, schema_format
 from edgekit.core.config import BrokerConfig
@@ -256,12 +256,17 @@ def test_a_verb_writes_over_its_own_files_alone(tmp_path: Path, begins: bytes, w
     other.write_text('requester = "alice"\n')
     empty.touch()
     for path in (own, empty, tmp_path / "new"):
-        check_replaceable(path, begins, what)
+        assert replaceable(path, begins, what) == path
     with pytest.raises(UsageError, match=f"is no {what}") as error:
-        check_replaceable(other, begins, what)
+        replaceable(other, begins, what)
     assert "move that one away" in error.value.next_step
-    with pytest.raises(UsageError, match="is a folder"):
-        check_replaceable(tmp_path, begins, what)
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(own)
+    assert replaceable(link, begins, what) == own
+    os.mkfifo(pipe)
+    for no_file in (tmp_path, pipe, Path("/dev/null")):
+        with pytest.raises(UsageError, match="is no file"):
+            replaceable(no_file, begins, what)
 
 
 def test_a_plan_and_a_report_begin_as_is_looked_for() -> None:

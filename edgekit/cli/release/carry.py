@@ -65,6 +65,8 @@ def _target(out: Path, digest: Digest) -> Path:
             raise UsageError(f"{out} is a folder", next_step="name a file, or another folder")
         if not out.absolute().parent.is_dir():
             raise UsageError(f"there is no folder {out.parent}", next_step="make it first")
+        if out.exists() and not out.is_file():
+            raise UsageError(f"{out} is no file", next_step="name a file to write")
         if out.is_file() and out.stat().st_size and not tarfile.is_tarfile(out):
             raise UsageError(
                 f"{out} exists, and is no tar",

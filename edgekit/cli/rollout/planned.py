@@ -148,7 +148,7 @@ def plan_push(
     if waves:
         check_names(rollout := RolloutPlan(release, waves, kinds, terms, within))
         if save is not None:
-            publish(save, encode_plan(_plan(ahead, found, rollout, by)))
+            publish(save.resolve(), encode_plan(_plan(ahead, found, rollout, by)))
     if as_json:
         render.print_json(
             {

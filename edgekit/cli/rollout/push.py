@@ -14,7 +14,7 @@ from edgekit.cli.options import (
     JsonOption,
     ProjectOption,
     TakeOverOption,
-    check_replaceable,
+    replaceable,
 )
 from edgekit.cli.release.trust import reference_of
 from edgekit.cli.rollout import planned
@@ -132,7 +132,7 @@ def push(
             next_step="leave the others out, or make another plan",
         )
     if save is not None:
-        check_replaceable(save, PLAN_BEGINS, "plan of a push")
+        replaceable(save, PLAN_BEGINS, "plan of a push")
     here = project.find(project_folder)
     fleet = here.fleet()
     saved = None if from_file is None else planned.read(from_file)
