@@ -84,6 +84,7 @@ _NEXT_STEPS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: "it is mounted read-only: name another folder",
+    errno.ENOENT: "check the path: a part of it is missing, or nothing can be made there",
     errno.EISDIR: "name a file, not a folder",
     errno.ENOTDIR: "a part of this path is a file: name another path, or move the file away",
     errno.EEXIST: _OTHER_PATH,

@@ -245,7 +245,9 @@ def parse_agent_config(data: bytes) -> AgentConfig:
     try:
         return msgspec.toml.decode(data, type=AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+        raise UsageError(
+            "agent.toml is not valid", str(error), next_step="push again: a push writes the file"
+        ) from error
 
 
 def parse_known_agent_config(data: bytes) -> AgentConfig:
@@ -270,14 +272,18 @@ def parse_known_agent_config(data: bytes) -> AgentConfig:
     try:
         return msgspec.convert(known, AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+        raise UsageError(
+            "agent.toml is not valid", str(error), next_step="push again: a push writes the file"
+        ) from error
 
 
 def _table(data: bytes) -> dict[str, Any]:
     try:
         return msgspec.toml.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+        raise UsageError(
+            "agent.toml is not valid", str(error), next_step="push again: a push writes the file"
+        ) from error
 
 
 def _only(table: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:

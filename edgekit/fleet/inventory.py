@@ -339,7 +339,9 @@ def _check_name(kind: str, name: str, path: Path) -> None:
         check_name(kind, name)
         if name.startswith("-"):
             raise UsageError(
-                f"{name!r} cannot be a {kind}'s name", "a command would take it for an option"
+                f"{name!r} cannot be a {kind}'s name",
+                "a command would take it for an option",
+                next_step="correct it in the file",
             )
     except UsageError as error:
         raise UsageError(f"{path}: {error.what}", error.why, NEXT) from None

@@ -161,7 +161,11 @@ def _run(command: str, data: bytes) -> bytes:
             argv, input=data, capture_output=True, timeout=SIGNER_SECONDS, check=False
         )
     except (ValueError, IndexError) as error:  # an open quote, or nothing
-        raise UsageError(f"--signer {command!r} is no command", str(error)) from error
+        raise UsageError(
+            f"--signer {command!r} is no command",
+            str(error),
+            next_step="write it as a shell would read it",
+        ) from error
     except subprocess.TimeoutExpired:
         raise EdgekitError(
             f"the signer {command!r} gave no signature within {SIGNER_SECONDS:g} s",

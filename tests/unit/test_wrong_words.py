@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+import edgekit
 from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.source.configfile import read_object
@@ -59,6 +61,7 @@ def test_a_time_that_no_clock_can_wait_for_is_refused(words: tuple[str, ...], se
     "words",
     [
         ("gateway", "--deadline", "0"),
+        ("gateway", "--passwords", "/no/such/folder"),
         ("gateway", "--cert-file", "x"),
         ("top", "--sort", "colour"),
         ("top", "--interval", "0"),
@@ -133,6 +136,7 @@ def test_what_is_nested_too_deep_to_be_read_is_refused_by_its_file(tmp_path: Pat
     [
         (errno.ENOSPC, 1, "free some space"),
         (errno.EACCES, 1, "rights"),
+        (errno.ENOENT, 1, "check the path"),
         (errno.EROFS, 1, "read-only"),
         (errno.EISDIR, 2, "name a file"),
         (errno.ENOTDIR, 2, "is a file"),
@@ -316,3 +320,23 @@ def test_a_schema_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     told = schema_format(file)
     assert told is not None
     assert told["json_schema"]["schema"] == {"type": "object"}
+
+
+def without_next_step(path: Path) -> list[str]:
+    """The lines of a file that refuse a request and do not say what to do next."""
+    return [
+        f"{path}:{call.lineno}"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "id", "") == "UsageError"
+        and len(call.args) < 3
+        and not any(isinstance(word, ast.Starred) for word in call.args)
+        and not any(word.arg in ("next_step", None) for word in call.keywords)
+    ]
+
+
+def test_every_refused_request_says_what_to_do_next() -> None:
+    folder = Path(edgekit.__file__).parent
+    files = [path for path in folder.rglob("*.py") if "agent" not in path.parts]
+    assert len(files) > 300
+    assert not [line for path in files for line in without_next_step(path)]

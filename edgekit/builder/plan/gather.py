@@ -180,7 +180,10 @@ def gather(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
     path = Path(request.model).expanduser()
     if path.exists():
         if request.revision:
-            raise UsageError("--revision goes with a Hugging Face name, not with a local path")
+            raise UsageError(
+                "--revision goes with a Hugging Face name, not with a local path",
+                next_step="leave --revision out, or name ORG/NAME with -m",
+            )
         report(Progress("source", f"reading the headers of {path.name}"))
         return _folder(path.resolve()) if path.is_dir() else _gguf(path.absolute())
     if request.model.endswith(".gguf") or not HUB_NAME.fullmatch(request.model):

@@ -320,7 +320,11 @@ def read(file: Path) -> PushPlan:
             f"{file} {what}", next_step="`edgekit push --plan --save FILE` writes one"
         ) from None
     if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"{file} is no plan of a push", f"it has more than {MAX_FILE_BYTES} bytes")
+        raise UsageError(
+            f"{file} is no plan of a push",
+            f"it has more than {MAX_FILE_BYTES} bytes",
+            next_step="`edgekit push --plan --save FILE` writes one",
+        )
     return parse_plan(data, str(file))
 
 

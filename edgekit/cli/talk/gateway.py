@@ -99,6 +99,11 @@ def gateway(
             "write it like --deadline 300",
         )
     check_seconds("--drain", drain)
+    if passwords is not None and not passwords.is_dir():
+        raise UsageError(
+            f"--passwords: {passwords} is no folder",
+            next_step="name the folder passwords/ that `edgekit broker acl` wrote",
+        )
     if (cert_file is None) != (key_file is None):
         raise UsageError(
             "--cert-file and --key-file are given together or not at all",
