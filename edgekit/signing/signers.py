@@ -121,7 +121,8 @@ class Signers:
             file.signatures[signature.keyid] = signature
 
     def check_files(self, known: Container[str]) -> None:
-        """Refuse a key file of this command whose key no role has; raises UsageError."""
+        """Refuse a key file whose key no role has, or that is damaged; raises UsageError."""
+        self._keys.held()  # of the project's own files, too: a refusal comes before a new key
         for keyid, (path, _) in self._files.items():
             if keyid not in known:
                 raise UsageError(

@@ -322,6 +322,17 @@ def test_a_schema_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert told["json_schema"]["schema"] == {"type": "object"}
 
 
+@pytest.mark.parametrize("verb", ["rotate", "add"])
+def test_a_damaged_key_is_refused_before_another_one_is_made(tmp_path: Path, verb: str) -> None:
+    assert CliRunner().invoke(application("init"), ["init", str(tmp_path)]).exit_code == 0
+    keys = tmp_path / ".edgekit" / "keys"
+    before = sorted(keys.iterdir())
+    (keys / "root.pem").write_text("no key")
+    error = refused("key", verb, "online", "--project", str(tmp_path))
+    assert "is not a usable key" in error.what
+    assert sorted(keys.iterdir()) == before
+
+
 def without_next_step(path: Path) -> list[str]:
     """The lines of a file that refuse a request and do not say what to do next."""
     return [
