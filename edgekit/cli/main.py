@@ -16,6 +16,17 @@ from edgekit.cli import render
 from edgekit.cli.verbs import VERBS
 from edgekit.errors import EdgekitError, UsageError
 
+HELP = """\
+Takes a language model from Hugging Face to an answer on every edge device of a fleet.
+
+\b
+Example:  edgekit init
+          edgekit build --host -m ORG/NAME -o FOLDER
+          edgekit pack FOLDER --name NAME
+          edgekit push
+          edgekit ask demo "What is the capital of France?"
+"""
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -38,8 +49,7 @@ def application(verb: str = "") -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
-        help="Takes a language model from Hugging Face to an answer on every edge device of a "
-        "fleet.",
+        help=HELP,
     )
     app.callback()(_options)
     for name in (verb,) if verb in VERBS else VERBS:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import edgekit
@@ -351,3 +354,15 @@ def test_every_refused_request_says_what_to_do_next() -> None:
     files = [path for path in folder.rglob("*.py") if "agent" not in path.parts]
     assert len(files) > 300
     assert not [line for path in files for line in without_next_step(path)]
+
+
+def without_example(command: Any, path: str = "edgekit") -> Iterator[str]:
+    """The commands and groups whose help shows none of them at work."""
+    if "Example" not in (command.help or ""):
+        yield path
+    for name, each in getattr(command, "commands", {}).items():
+        yield from without_example(each, f"{path} {name}")
+
+
+def test_every_help_has_an_example() -> None:
+    assert not list(without_example(typer.main.get_command(application())))

@@ -20,12 +20,16 @@ TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=LEAST_SECONDS, help="Seconds that one device may take.")
 ]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at many devices at once.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def fleet() -> None:
-    """Look at many devices at once."""
+    """Look at many devices at once.
+
+    \b
+    Example:  edgekit fleet check
+    """
 
 
 @app.command()

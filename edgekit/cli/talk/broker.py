@@ -19,7 +19,11 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Run a broker for trials, or write the files of a Mosquitto for a fleet."""
+    """Run a broker for trials, or write the files of a Mosquitto for a fleet.
+
+    \b
+    Example:  edgekit broker run
+    """
 
 
 @app.command()

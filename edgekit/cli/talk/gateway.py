@@ -21,7 +21,9 @@ from edgekit.gateway.hub import GatewaySettings
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 key_app = typer.Typer(
-    no_args_is_help=True, help="The API keys of the gateway: each one asks as a requester."
+    no_args_is_help=True,
+    help="The API keys of the gateway: each one asks as a requester."
+    "\n\n\b\nExample:  edgekit gateway key add alice",
 )
 app.add_typer(key_app, name="key")
 

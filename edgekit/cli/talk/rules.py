@@ -52,7 +52,11 @@ class Tested(msgspec.Struct, frozen=True):
 
 @app.callback()
 def _group() -> None:
-    """Try the rules of fleet.toml, by which devices answer messages without a client."""
+    """Try the rules of fleet.toml, by which devices answer messages without a client.
+
+    \b
+    Example:  edgekit rules test door --message open.json
+    """
 
 
 @app.command("test")
