@@ -125,14 +125,16 @@ def at_desk(here: project.Project) -> Iterator[PullDesk]:
 def desired(
     group: Annotated[str, typer.Argument(help="A group of fleet.toml.")],
     bundle: BundleArgument = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take it away.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Take the group's desired state away.")
+    ] = False,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a group of devices that pull shall run: those without a word of their own.
+    """Say what a group of devices that pull shall run, but for devices that were told themselves.
 
     It is for devices that come later, such as one that is unpacked next month: they pull the
-    release as soon as they are connected, without waves. A rollout goes on by `edgekit push`.
+    release as soon as they are connected. There are no waves: a rollout is `edgekit push`.
 
     \b
     Example:  edgekit desired kiosks smollm2:2

@@ -55,7 +55,7 @@ def push(
         int | None, typer.Option(help="Failed devices that do not pause the rollout (1).")
     ] = None,
     failure_share: Annotated[
-        float | None, typer.Option(help="And of the begun ones; the larger counts (0.05).")
+        float | None, typer.Option(help="Or this share of those begun; the larger counts (0.05).")
     ] = None,
     confirm: Annotated[
         bool | None,

@@ -63,7 +63,9 @@ def ask(
     logprobs: Annotated[
         int | None,
         typer.Option(
-            min=0, max=20, help="Log-probabilities of each token, and of so many others instead."
+            min=0,
+            max=20,
+            help="Log-probabilities of each token, and of so many that could stand there.",
         ),
     ] = None,
     effort: Annotated[
