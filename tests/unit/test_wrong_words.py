@@ -26,6 +26,7 @@ from edgekit.cli.main import application, main
 from edgekit.cli.options import replaceable
 from edgekit.cli.release.carry import _target as target_of
 from edgekit.cli.talk.answering import next_of, schema_format
+from edgekit.client.requester import _Question
 from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import Digest
 from edgekit.core.protocol.wire import ProtocolError
@@ -334,6 +335,11 @@ def test_a_damaged_key_is_refused_before_another_one_is_made(tmp_path: Path, ver
     error = refused("key", verb, "online", "--project", str(tmp_path))
     assert "is not a usable key" in error.what
     assert sorted(keys.iterdir()) == before
+
+
+def test_a_pool_that_does_not_answer_is_named_as_the_user_did() -> None:
+    assert _Question("id", b"", "kitchen").named == "pool:kitchen"
+    assert not _Question("id", b"", "").named
 
 
 def without_next_step(path: Path) -> list[str]:
