@@ -76,6 +76,21 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     plugin: str = ""  # path of the dynamic-security plugin; empty: an ACL file
     bind_client_ids: bool = False  # to accounts: each account then has one connection at a time
 
+    def __post_init__(self) -> None:
+        if self.port == self.password_port:
+            raise UsageError(
+                f"two listeners cannot have the port {self.port}",
+                "clients with a certificate and clients with a password come to ports of their own",
+                "choose another --port or --password-port, or --password-port 0 for no passwords",
+            )
+        for name in ("folder", "data", "cert_file", "key_file", "ca_file", "crl_file", "plugin"):
+            if not getattr(self, name).isprintable():
+                raise UsageError(
+                    f"{getattr(self, name)!r} cannot stand in {CONFIG_FILE}",
+                    "each line of that file is one setting",
+                    "choose another path",
+                )
+
 
 class Account(msgspec.Struct, frozen=True):
     """A user name with its password and the salt of the stored hash."""

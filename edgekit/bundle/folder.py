@@ -20,6 +20,7 @@ from edgekit.core.buildinfo import (
     made_from,
 )
 from edgekit.core.digest import Digest
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
 from edgekit.store import read_chunks
 
@@ -76,7 +77,7 @@ def read_folder(path: Path) -> ModelFolder:
         record = msgspec.json.decode(data, type=BuildInfo)
     except FileNotFoundError:
         record = None
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{path / RECORD_NAME} cannot be read", str(error), "build the model again"
         ) from error

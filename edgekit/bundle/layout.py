@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.manifest import BUNDLE_TYPE, MANIFEST_TYPE, Descriptor
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish
 from edgekit.trust.pinned import PinnedManifest, pin
@@ -52,8 +53,12 @@ class Layout(BlobStore):
             )
         except FileNotFoundError:
             return _Index()
-        except msgspec.MsgspecError as error:
-            raise EdgekitError(f"{self._index_path} cannot be read", str(error)) from error
+        except UNREADABLE as error:
+            raise EdgekitError(
+                f"{self._index_path} cannot be read",
+                str(error),
+                f"move {self.root} away, and pack the bundles again",
+            ) from error
 
     def _write(self, index: _Index) -> None:
         publish(self._index_path, msgspec.json.encode(index, enc_hook=encode_hook))

@@ -38,6 +38,7 @@ from edgekit.core.manifest import (
     parse_manifest,
 )
 from edgekit.core.pictures import takes_pictures
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
 from edgekit.store import read_chunks
 
@@ -121,8 +122,12 @@ def read_model(folder: Path) -> GenaiConfig:
             "it has no genai_config.json",
             "make one: `edgekit build -m MODEL -o FOLDER`",
         ) from None
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{folder / 'genai_config.json'} cannot be used", str(error)) from error
+    except NotADirectoryError:
+        raise UsageError(f"{folder} is a file", next_step="name the folder of the model") from None
+    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{folder / 'genai_config.json'} cannot be used", str(error), "build the model again"
+        ) from error
     if config.provider != "cpu":
         raise UsageError(
             f"{folder} is a model for {config.provider}",

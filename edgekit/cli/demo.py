@@ -18,7 +18,7 @@ from edgekit.__main__ import main
 from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli import render
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 
 QUESTION = "What is the capital of France?"
 DEVICE = "demo"
@@ -56,6 +56,8 @@ def demo(
     \b
     Example:  edgekit demo --ask "Why is the sky blue?"
     """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", next_step="name a folder with --folder")
     began = time.monotonic()
     port, folder = _free_port(), folder.absolute()
     # A step is a fork of a process that has imported what verbs import: of this one until it has

@@ -11,11 +11,12 @@ from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.cli import project, render
 from edgekit.cli.options import MOST_PORT
 from edgekit.cli.release.trust import present, trust_of
+from edgekit.errors import UsageError
 from edgekit.signing.manage import ensure
 from edgekit.signing.roles import ROLES
 
 PROJECT_TOML = """\
-# The edgekit project of this folder. Flags and EDGEKIT_* variables win over it.
+# The edgekit project of this folder. A flag wins over it, and so does EDGEKIT_BROKER=HOST[:PORT].
 
 [broker]
 host = "127.0.0.1"
@@ -52,6 +53,11 @@ def write_project(folder: Path, port: int) -> list[tuple[Path, bool]]:
                 file.write(text)
             done.append((path, True))
         except FileExistsError:
+            if path.is_dir():
+                raise UsageError(
+                    f"{path} is a folder, and a project has a file there",
+                    next_step="move it away, then run `edgekit init` again",
+                ) from None
             done.append((path, False))
     (folder / ".edgekit").mkdir(mode=0o700, exist_ok=True)
     keys = project.keys_folder(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from pkgutil import resolve_name
 from typing import Annotated
@@ -12,7 +14,18 @@ import typer
 import edgekit
 from edgekit.cli import render
 from edgekit.cli.verbs import VERBS
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
+
+HELP = """\
+Takes a language model from Hugging Face to an answer on every edge device of a fleet.
+
+\b
+Example:  edgekit init
+          edgekit build --host -m ORG/NAME -o FOLDER
+          edgekit pack FOLDER --name NAME
+          edgekit push
+          edgekit ask demo "What is the capital of France?"
+"""
 
 
 def _version(wanted: bool) -> None:
@@ -36,8 +49,7 @@ def application(verb: str = "") -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
-        help="Takes a language model from Hugging Face to an answer on every edge device of a "
-        "fleet.",
+        help=HELP,
     )
     app.callback()(_options)
     for name in (verb,) if verb in VERBS else VERBS:
@@ -66,9 +78,46 @@ def _say_what_can_be_said() -> None:
         out.reconfigure(errors="replace")
 
 
+def _forget_no_width() -> None:
+    """Some terminals of editors and of containers say that they have 0 columns.
+
+    rich takes that at its word: it prints nothing, also of an error.
+    """
+    for name in ("COLUMNS", "LINES"):
+        if os.environ.get(name, "").strip("0") == "":
+            os.environ.pop(name, None)
+
+
+_FULL = "free some space on that disk, then run it again"
+_OTHER_PATH = "name another path, or move away what is there"
+_NEXT_STEPS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "it is mounted read-only: name another folder",
+    errno.ENOENT: "check the path: a part of it is missing, or nothing can be made there",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a part of this path is a file: name another path, or move the file away",
+    errno.EEXIST: _OTHER_PATH,
+    errno.ENOTEMPTY: _OTHER_PATH,
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_WRONG_PATHS = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+
+
+def _refused(error: OSError) -> EdgekitError:
+    """A full disk, a missing right, a path that leads through a file: the file names suffice."""
+    kind = UsageError if error.errno in _WRONG_PATHS else EdgekitError
+    return kind(
+        f"the system refused: {error.strerror or error}",
+        ", ".join(str(n) for n in (error.filename, error.filename2) if n is not None),
+        _NEXT_STEPS.get(error.errno or 0, "check the rights there, then run it again"),
+    )
+
+
 def main() -> None:
     """Entry point of the console script."""
     _say_what_can_be_said()
+    _forget_no_width()
     try:
         application(_verb(sys.argv[1:]))()
     except EdgekitError as error:
@@ -79,12 +128,6 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        # A full disk, a missing right, a path that is no folder: the file names suffice.
-        names = ", ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
-        refused = EdgekitError(
-            f"the system refused: {error.strerror or error}",
-            names,
-            "check the free space and the rights there, then run it again",
-        )
+        refused = _refused(error)
         render.complain(f"edgekit: {refused}")
         sys.exit(refused.exit_code)

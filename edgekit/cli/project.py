@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.bundle.layout import Layout
-from edgekit.core.config import BrokerConfig
+from edgekit.core.config import NAME, NAME_RULE, BrokerConfig
 from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
@@ -44,6 +44,11 @@ class ProjectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requester: str = ""  # our name on the broker; empty: USER.HOST
     operator: dict[str, Any] = {}  # over [broker], for who says what devices that pull shall run
     registry: RegistrySettings = RegistrySettings()
+
+    def __post_init__(self) -> None:
+        # another name than the account's would be refused by the broker, with no word of the change
+        if self.requester and not NAME.match(self.requester):
+            raise ValueError(f"requester {self.requester!r} is not a name: {NAME_RULE}")
 
 
 class Project(msgspec.Struct, frozen=True):
@@ -96,7 +101,7 @@ class Project(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"[operator] of {self.folder / FILE} is not valid",
                 str(error),
-                "it has [broker]'s keys",
+                "correct it in the file; [operator] takes the keys of [broker]",
             ) from None
 
     @property
@@ -166,7 +171,11 @@ def find(start: Path | None) -> Project:
         if path.is_file():
             table, text = read_table(path.read_bytes(), str(path))
             return Project(candidate, convert(table, ProjectConfig, str(path), text))
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a file", next_step="move it away")
     raise UsageError(
         f"there is no {FILE} in {folder}" + ("" if start else " or above it"),
-        next_step="`edgekit init` makes a project here",
+        next_step=f"name another folder, or make a project: `edgekit init {start}`"
+        if start
+        else "`edgekit init` makes a project here",
     )

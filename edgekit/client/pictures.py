@@ -130,6 +130,7 @@ def with_pictures(body: dict[str, Any], shown: Sequence[SentPicture]) -> dict[st
         raise UsageError(
             "the pictures have no message to go with",
             "they go into the last message of the body, which must be a user's",
+            next_step="end the body with a message of a user",
         )
     content = last.get("content")
     said = [{"type": "text", "text": content}] if isinstance(content, str) else (content or [])
@@ -167,9 +168,15 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)  # of a device or a pipe, too
     except FileNotFoundError:
-        raise UsageError(f"there is no picture {path}", "no such file") from None
+        raise UsageError(
+            f"there is no picture {path}", "no such file", next_step="correct the name"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UsageError(f"{path} cannot be read", str(error)) from None
+        raise UsageError(
+            f"{path} cannot be read",
+            str(error),
+            next_step="name a picture that this account may read",
+        ) from None
     if len(data) > MAX_FILE_BYTES:
         raise UsageError(
             f"{path} is too large",
@@ -235,6 +242,7 @@ def _check_shape(what: str, width: int, height: int) -> None:
         raise UsageError(
             f"{what} is too small",
             f"it has {width} x {height} pixels; a side has at least {pictures.MIN_SIDE}",
+            next_step="send a larger picture",
         )
     if max(width, height) > pictures.MAX_ASPECT * min(width, height):
         raise UsageError(
@@ -266,7 +274,9 @@ def _encoded(
             if len(data) <= limits.bytes:
                 return data, image
         image = _scaled(image, STEP)
-    raise UsageError(f"{what} cannot be made smaller than {limits.bytes} bytes")
+    raise UsageError(
+        f"{what} cannot be made smaller than {limits.bytes} bytes", next_step="send another picture"
+    )
 
 
 def _file(image: Image, kind: str, **options: Any) -> bytes:

@@ -112,6 +112,7 @@ class Requester:
             raise UsageError(
                 f"a prompt cannot wait for {expiry_seconds} s",
                 f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away",
+                "choose another one",
             )
         pool = check_name("pool", to.removeprefix(POOL)) if to.startswith(POOL) else ""
         device = "" if pool else check_name("device", to)
@@ -180,7 +181,7 @@ class Requester:
             if do is Do.GIVE_UP and inbox.empty():  # else the caller was slow, not the device
                 if asking.device:
                     self._look_for(asking.device, must_exist=False)
-                raise _nobody(question.pool or asking.device, asking.why)
+                raise _nobody(question.named or asking.device, asking.why)
             if do is Do.SEND:
                 if asking.attempts == LOOKS_AT and asking.device:
                     self._look_for(asking.device)
@@ -228,7 +229,7 @@ class Requester:
                 if asking.device:
                     self._look_for(asking.device, must_exist=False)
                 raise _nobody(
-                    question.pool or asking.device,
+                    question.named or asking.device,
                     "the broker says that nobody has subscribed to its prompts",
                 )
             if code >= FAILURE:
@@ -307,6 +308,11 @@ class _Question:
     payload: bytes
     pool: str
     correlations: list[bytes] = field(default_factory=list)
+
+    @property
+    def named(self) -> str:
+        """The pool as a user names it; empty for a prompt to one device."""
+        return f"{POOL}{self.pool}" if self.pool else ""
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

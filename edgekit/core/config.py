@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Address
 from pathlib import PurePath
 from typing import Any
 
@@ -34,6 +35,7 @@ def check_name(kind: str, text: str) -> str:
         raise UsageError(
             f"{text!r} cannot be a {kind}'s name",
             f"a name is {NAME_RULE} (it is one MQTT topic level)",
+            "choose another one",
         )
     return text
 
@@ -54,8 +56,19 @@ def factory_of(text: str) -> tuple[str, str, str]:
     return folder[:-1], module, name
 
 
+_HOST = re.compile(r"[^\s\x00-\x1f\x7f@\[\]]+\Z")
 BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file", "crl_file")
 TLS_FILES = BROKER_FILES[1:]
+
+
+def _is_host(text: str) -> bool:
+    """Whether a broker can be at this name or address: no URL, no port behind it."""
+    if ":" not in text:
+        return bool(_HOST.match(text))
+    try:
+        return IPv6Address(text).version == 6
+    except ValueError:
+        return False
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,8 +86,14 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crl_file: str = ""  # the CA's list of revoked certificates; empty: no check
 
     def __post_init__(self) -> None:
+        if not _is_host(self.host):
+            raise ValueError(
+                f"host {self.host!r} is no name and no address: port and tls are keys of their own"
+            )
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 1 and 65535")
+        if not 0 <= self.keepalive_seconds <= 65535:
+            raise ValueError(f"keepalive_seconds {self.keepalive_seconds} is not 0 to 65535")
         for name in BROKER_FILES:
             path = getattr(self, name)
             if path and not PurePath(path).is_absolute():
@@ -226,7 +245,9 @@ def parse_agent_config(data: bytes) -> AgentConfig:
     try:
         return msgspec.toml.decode(data, type=AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+        raise UsageError(
+            "agent.toml is not valid", str(error), next_step="push again: a push writes the file"
+        ) from error
 
 
 def parse_known_agent_config(data: bytes) -> AgentConfig:
@@ -251,14 +272,18 @@ def parse_known_agent_config(data: bytes) -> AgentConfig:
     try:
         return msgspec.convert(known, AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+        raise UsageError(
+            "agent.toml is not valid", str(error), next_step="push again: a push writes the file"
+        ) from error
 
 
 def _table(data: bytes) -> dict[str, Any]:
     try:
         return msgspec.toml.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+        raise UsageError(
+            "agent.toml is not valid", str(error), next_step="push again: a push writes the file"
+        ) from error
 
 
 def _only(table: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 
 _T = TypeVar("_T")
@@ -35,7 +36,7 @@ def read_table(data: bytes, file: str) -> tuple[dict[str, Any], str]:
         raise UsageError(f"{file} is not valid", why, "save it as UTF-8") from None
     try:
         return msgspec.toml.decode(text.removeprefix("\ufeff"), type=dict[str, Any]), text
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UsageError(f"{file} is not valid", str(error), NEXT) from error
 
 

@@ -215,6 +215,10 @@ def load(path: Path) -> Fleet:
         table, text = read_table(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
+    except IsADirectoryError:
+        raise UsageError(
+            f"{path} is a folder, not a file", next_step="move it away; `edgekit init` writes one"
+        ) from None
     file = convert(table, _File, str(path), text)
     convert(file.broker, _SomeOfBroker, f"{path}: [broker]", text, "broker")
     convert(file.pull, _SomeOfPull, f"{path}: [pull]", text, "pull")
@@ -267,6 +271,7 @@ def _device(name: str, values: Values, path: str, text: str) -> Device:
         raise UsageError(
             f"{path}: the address of {name} is {device.address!r}",
             "an address is local:FOLDER, ssh:[user@]host[:port], or pull: for a device that pulls",
+            NEXT,
         )
     if kind == "ssh":
         _check_destination(rest, f"{path}: the address of {name} is {device.address!r}")
@@ -332,6 +337,12 @@ def _check_destination(text: str, where: str) -> None:
 def _check_name(kind: str, name: str, path: Path) -> None:
     try:
         check_name(kind, name)
+        if name.startswith("-"):
+            raise UsageError(
+                f"{name!r} cannot be a {kind}'s name",
+                "a command would take it for an option",
+                next_step="correct it in the file",
+            )
     except UsageError as error:
         raise UsageError(f"{path}: {error.what}", error.why, NEXT) from None
 

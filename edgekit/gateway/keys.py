@@ -19,6 +19,7 @@ from typing import Annotated
 import msgspec
 
 from edgekit.core.config import NAME, check_name
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 from edgekit.store import publish
 
@@ -40,6 +41,11 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def id(self) -> str:
         """What names the key in a list."""
         return self.sha256[:SHOWN]
+
+
+def id_of(key: str) -> str:
+    """What names a key in a list."""
+    return hashed(key)[:SHOWN]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,7 +127,7 @@ def load(path: Path) -> tuple[ApiKey, ...]:
         )
     try:
         return msgspec.json.decode(data, type=_File).keys
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{path} is not a file of API keys", str(error), f"move it away; {MAKE}"
         ) from error

@@ -105,20 +105,27 @@ def make_context(broker: BrokerConfig) -> ssl.SSLContext:
     return context
 
 
+_CORRECT = "correct [broker] in edgekit.toml, or of the device in fleet.toml"
+
+
 def _load(context: ssl.SSLContext, broker: BrokerConfig) -> None:
     for name in TLS_FILES:
         if path := getattr(broker, name):
             try:
                 Path(path).read_bytes()
             except OSError as error:
-                raise UsageError(f"{name} of [broker] cannot be read", str(error)) from error
+                raise UsageError(
+                    f"{name} of [broker] cannot be read", str(error), _CORRECT
+                ) from error
     for name in ("ca_file", "crl_file"):
         if path := getattr(broker, name):
             try:
                 context.load_verify_locations(path)
             except ssl.SSLError as error:
                 kind = "certificates" if name == "ca_file" else "a list of revoked certificates"
-                raise UsageError(f"{name} of [broker] does not hold {kind} in PEM", path) from error
+                raise UsageError(
+                    f"{name} of [broker] does not hold {kind} in PEM", path, _CORRECT
+                ) from error
     if broker.cert_file:
         try:
             context.load_cert_chain(broker.cert_file, broker.key_file, _no_passphrase)
@@ -129,6 +136,7 @@ def _load(context: ssl.SSLContext, broker: BrokerConfig) -> None:
                 if other
                 else "cert_file or key_file of [broker] is not in PEM",
                 f"{broker.cert_file}, {broker.key_file}",
+                _CORRECT,
             ) from error
 
 

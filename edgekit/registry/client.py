@@ -335,7 +335,9 @@ def _basic(access: RegistryAccess) -> str:
         password = Path(access.password_file).read_text("utf-8") if access.password_file else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the registry's password cannot be read from {access.password_file}", str(error)
+            f"the registry's password cannot be read from {access.password_file}",
+            str(error),
+            next_step="password_file must name a file that this account may read",
         ) from None
     told = f"{access.username}:{password.rstrip(chr(10)).rstrip(chr(13))}"
     return f"Basic {base64.b64encode(told.encode()).decode()}"
@@ -348,5 +350,7 @@ def _context(access: RegistryAccess) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=access.ca_file or None)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(
-            f"the CAs of the registry cannot be read from {access.ca_file}", str(error)
+            f"the CAs of the registry cannot be read from {access.ca_file}",
+            str(error),
+            next_step="ca_file must name a file with certificates in PEM",
         ) from None

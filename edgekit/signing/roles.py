@@ -94,7 +94,10 @@ def find_key(root: Root, start: str) -> str:
 def add_key(root: Root, role: str, key: Key) -> None:
     """Give a role another key; raises UsageError when the role has it."""
     if key.keyid in keys_of(root, role):
-        raise UsageError(f"{role} already has the key {key.keyid[:12]}")
+        raise UsageError(
+            f"{role} already has the key {key.keyid[:12]}",
+            next_step="nothing has to be done: `edgekit key list` shows it",
+        )
     for name in tuf_roles(role):
         root.add_key(key, name)
 

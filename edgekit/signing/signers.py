@@ -121,7 +121,8 @@ class Signers:
             file.signatures[signature.keyid] = signature
 
     def check_files(self, known: Container[str]) -> None:
-        """Refuse a key file of this command whose key no role has; raises UsageError."""
+        """Refuse a key file whose key no role has, or that is damaged; raises UsageError."""
+        self._keys.held()  # of the project's own files, too: a refusal comes before a new key
         for keyid, (path, _) in self._files.items():
             if keyid not in known:
                 raise UsageError(
@@ -161,7 +162,11 @@ def _run(command: str, data: bytes) -> bytes:
             argv, input=data, capture_output=True, timeout=SIGNER_SECONDS, check=False
         )
     except (ValueError, IndexError) as error:  # an open quote, or nothing
-        raise UsageError(f"--signer {command!r} is no command", str(error)) from error
+        raise UsageError(
+            f"--signer {command!r} is no command",
+            str(error),
+            next_step="write it as a shell would read it",
+        ) from error
     except subprocess.TimeoutExpired:
         raise EdgekitError(
             f"the signer {command!r} gave no signature within {SIGNER_SECONDS:g} s",

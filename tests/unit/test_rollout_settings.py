@@ -119,6 +119,8 @@ def test_a_wrong_window_of_a_device_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_flag_is_refused_by_its_name() -> None:
     with pytest.raises(UsageError, match="--failure-share: the value is not valid"):
         RolloutSettings().with_flags(failure_share=2.0)
+    with pytest.raises(UsageError, match="--lock-wait: the value is not valid"):
+        RolloutSettings().with_flags(lock_wait_seconds=-1.0)
 
 
 def test_a_device_then_its_group_then_the_fleet_say_the_window(

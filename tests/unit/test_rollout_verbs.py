@@ -36,6 +36,7 @@ from edgekit.fleet.rollout.events import (
 from edgekit.fleet.rollout.hands import PushHands
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.phases import RolloutPhase
+from edgekit.fleet.rollout.report.page import PAGE_BEGINS
 from edgekit.fleet.rollout.run import run as run_rollout
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from tests.fakes import rollout_stories as stories
@@ -681,9 +682,12 @@ def test_a_report_is_written_whole_and_names_the_head(
     said = desk.run("report")
     assert said.code == 0
     text = (desk.folder / "rollout-1.html").read_text()
-    assert text.startswith("<!doctype html>")
+    assert text.startswith(PAGE_BEGINS.decode())
     assert journal.read()[2] in text
     assert journal.read()[2] in said.out
+    assert desk.run("report").code == 0, "a report may be written anew"
+    (desk.folder / "index.html").write_text("<!doctype html>\n<p>somebody's page\n")
+    assert desk.run("report", "-o", "index.html").code == 2
     told = desk.json("report", "1", "-o", "other.html")
     assert told["report"] == "other.html"
     assert len(told["events"]) == len(rows(journal))

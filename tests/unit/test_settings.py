@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from edgekit.agent.release import activate
 from edgekit.agent.release.root import Root
 from edgekit.bundle.layers import agent_layer
 from edgekit.bundle.layout import Layout
+from edgekit.cli.project import find
 from edgekit.core.config import (
     FIRST_SETTINGS,
     AgentConfig,
@@ -368,3 +371,46 @@ def test_a_rollback_takes_the_release_s_own_file_where_it_does_not_know_a_settin
     assert activate._own_config(root, release) is None
     root.agent_config.unlink()
     assert activate._own_config(root, release) is None
+
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+def test_the_defaults_that_the_pages_name_are_those_of_the_code() -> None:
+    defaults = msgspec.structs.asdict(AgentConfig("pi", BrokerConfig()))
+    found = [
+        (page.name, name, float(number))
+        for page in PAGES
+        for name, number in re.findall(r"`([a-z_]+)` \((\d+)(?: s)?\)", page.read_text())
+        if name in defaults
+    ]
+    assert {name for _, name, _ in found} >= {"trial_seconds", "drain_seconds"}
+    for page, name, number in found:
+        assert number == defaults[name], f"{page}: {name}"
+
+
+PAGE_TABLES = [
+    pytest.param(textwrap.dedent(block), id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^ *```toml\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
+]
+
+
+@pytest.mark.parametrize("text", PAGE_TABLES)
+def test_the_tables_of_the_pages_are_taken_as_they_stand(tmp_path: Path, text: str) -> None:
+    if "[operator]" in text or "requester =" in text:
+        (tmp_path / "edgekit.toml").write_text(text)
+        assert find(tmp_path).operator_broker
+        return
+    text = re.sub("^inventories = .*$", "", text, flags=re.MULTILINE)
+    for name in [*re.findall(r"\[devices\.([\w-]+)[.\]]", text), "pi-1", "pi-2", "jetson-1"]:
+        if f"[devices.{name}]" not in text:
+            text += f'\n[devices.{name}]\naddress = "ssh:{name}"\n'
+    (tmp_path / "fleet.toml").write_text(text)
+    fleet = inventory.load(tmp_path / "fleet.toml")
+    for name in fleet.devices:
+        assert fleet.broker_of(name, BrokerConfig(tls=True))
+        fleet.pull_of(name)

@@ -55,6 +55,10 @@ def test_of_the_log_only_edgekit_s_own_lines_stay() -> None:
     ]  # fmt: skip
 
 
+def test_of_an_empty_log_nothing_stays() -> None:
+    assert log([]) == []
+
+
 def test_a_line_that_begins_like_an_error_of_a_verb_is_not_one_yet() -> None:
     error = ["serve: the agent cannot start", f"  why:  {SECRET}", "  next: push again"]
     assert log(error)[0] == error[0]

@@ -203,7 +203,10 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
         return _stay(root, current, supervisor, changed=True)
     previous = root.way_back(root.previous)
     if previous is None or previous == current:
-        raise EdgekitError("there is no previous release on this device")
+        raise EdgekitError(
+            "there is no previous release on this device",
+            next_step="push another release: `edgekit push DEVICE --bundle NAME:VERSION`",
+        )
     return activate(root, previous, supervisor, _own_config(root, previous))
 
 

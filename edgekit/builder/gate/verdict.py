@@ -313,7 +313,10 @@ def find_thresholds(profile: str, overrides: Mapping[str, float] | None = None) 
         if name not in _NAMES:
             raise _unknown("threshold", name, _NAMES)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            raise UsageError(f"the threshold {name} must be a number of 0 or more, not {value!r}")
+            raise UsageError(
+                f"the threshold {name} must be a number of 0 or more, not {value!r}",
+                next_step="write it like --threshold kl_mean=0.1",
+            )
         if math.isinf(value):
             raise UsageError(
                 f"the threshold {name} must be finite",

@@ -21,6 +21,7 @@ from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
 from edgekit.builder.tools.process import event
 from edgekit.builder.tools.progress import Progress, ProgressCallback
+from edgekit.core import reading
 from edgekit.errors import UsageError, VerificationError
 
 DEADLINE_SECONDS = 1800  # every weight is read once, and the disk may be slow
@@ -178,5 +179,9 @@ def has_template_of(source: Path) -> bool:
 def _json(path: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(f"{path.name} of the model cannot be read", why=str(error)) from error
+    except (OSError, *reading.UNREADABLE) as error:
+        raise UsageError(
+            f"{path.name} of the model cannot be read",
+            why=str(error),
+            next_step="download it again, or correct it",
+        ) from error

@@ -19,6 +19,7 @@ import msgspec
 from edgekit.builder.files import Claim, matches, remove_unclaimed, sync, sync_tree
 from edgekit.builder.spec import BuildRecord
 from edgekit.core.buildinfo import RECORD_NAME
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 
 
@@ -26,7 +27,7 @@ def read_record(out: Path) -> BuildRecord | None:
     """The record in a folder's `build.json`; None when there is no readable one."""
     try:
         return msgspec.json.decode((out / RECORD_NAME).read_bytes(), type=BuildRecord)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 

@@ -60,6 +60,7 @@ from edgekit.builder.support.pictures import (
 from edgekit.builder.support.weights import embedding_and_head
 from edgekit.builder.tools.process import INSIDE, event, run
 from edgekit.builder.tools.progress import Progress, ProgressCallback
+from edgekit.core.reading import UNREADABLE
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UsageError
 
@@ -182,7 +183,10 @@ def gather(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
     path = Path(request.model).expanduser()
     if path.exists():
         if request.revision:
-            raise UsageError("--revision goes with a Hugging Face name, not with a local path")
+            raise UsageError(
+                "--revision goes with a Hugging Face name, not with a local path",
+                next_step="leave --revision out, or name ORG/NAME with -m",
+            )
         report(Progress("source", f"reading the headers of {path.name}"))
         return _folder(path.resolve()) if path.is_dir() else _gguf(path.absolute())
     if request.model.endswith(".gguf") or not HUB_NAME.fullmatch(request.model):
@@ -323,8 +327,12 @@ def _no_config(
 def _decoded(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"{path.name} cannot be read", why=str(error)) from error
+    except UNREADABLE as error:
+        raise UsageError(
+            f"{path.name} cannot be read",
+            why=str(error),
+            next_step="download it again, or correct it",
+        ) from error
 
 
 def _side_bytes(sizes: dict[str, int]) -> int:

@@ -123,7 +123,7 @@ def parse_options(pairs: Iterable[str]) -> dict[str, str]:
                 next_step="write it like -x block_size=32",
             )
         if key in options:
-            raise UsageError(f"the extra option {key} is given twice")
+            raise UsageError(f"the extra option {key} is given twice", next_step="give it once")
         options[key] = value
     return check_options(options)
 
@@ -140,12 +140,19 @@ def check_options(options: dict[str, str]) -> dict[str, str]:
 
 def _checked(key: str, value: str) -> str:
     if key in RESERVED_KEYS:
-        raise UsageError(f"the extra option {key} cannot be set", why=RESERVED_KEYS[key])
+        raise UsageError(
+            f"the extra option {key} cannot be set",
+            why=RESERVED_KEYS[key],
+            next_step="leave it out",
+        )
     if key not in KNOWN_KEYS:
         raise _unknown(key)
     if key in BOOLEAN_KEYS:
         if value not in _TRUE | _FALSE:
-            raise UsageError(f"the extra option {key} must be true or false, not {value}")
+            raise UsageError(
+                f"the extra option {key} must be true or false, not {value}",
+                next_step=f"write it like -x {key}=true",
+            )
         return "true" if value in _TRUE else "false"
     if key == "num_hidden_layers" and not (value.isascii() and value.isdigit() and int(value)):
         raise UsageError(

@@ -104,7 +104,9 @@ def check_request(request: BuildRequest) -> CheckedRequest:
     """
     check_route(request.route)
     if request.budget_bytes is not None and request.recipe != AUTO:
-        raise UsageError("--budget goes with --recipe auto")
+        raise UsageError(
+            "--budget goes with --recipe auto", next_step="add --recipe auto, or leave --budget out"
+        )
     given = parse_options(request.options)
     recipe = recipe_named(request.recipe) if request.recipe not in (None, AUTO) else None
     if recipe:

@@ -9,6 +9,7 @@ import msgspec
 
 from edgekit.builder.request.optionfiles import missing_option_path
 from edgekit.builder.source.safetensors import StoredTensor, read_weight_file
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -31,7 +32,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]
             )
     try:
         settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{SETTINGS} of {folder.name} cannot be read",
             why=str(error),

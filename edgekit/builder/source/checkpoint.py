@@ -13,6 +13,7 @@ from edgekit.builder.source.safetensors import StoredTensor, read_weight_file
 from edgekit.builder.source.values import same_values
 from edgekit.builder.support.leftovers import is_leftover
 from edgekit.builder.support.limits import Refusal
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 
 SINGLE = "model.safetensors"
@@ -164,7 +165,7 @@ def weight_map(index: Path) -> dict[str, str]:
     try:
         whole = msgspec.json.decode(index.read_bytes(), type=dict[str, msgspec.Raw])
         return msgspec.json.decode(whole["weight_map"], type=dict[str, str])
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise UsageError(
             f"{index.name} cannot be read", why=str(error), next_step=_AGAIN
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 
 CONFIG_NAME = "config.json"
@@ -32,7 +33,7 @@ def read_object(folder: Path, name: str) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{folder.name} has no readable {name}",
             str(error),

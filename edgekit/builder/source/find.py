@@ -78,7 +78,10 @@ def find(
     path = Path(model).expanduser()
     if path.exists():
         if revision:
-            raise UsageError("--revision goes with a Hugging Face name, not with a local path")
+            raise UsageError(
+                "--revision goes with a Hugging Face name, not with a local path",
+                next_step="leave --revision out, or name ORG/NAME with -m",
+            )
         report(Progress("source", f"reading {path.name}"))
         # a part of a GGUF model is known by its name, which a link of a cache leads away from
         return _folder(path.resolve(), admit) if path.is_dir() else _gguf(path.absolute())
@@ -222,5 +225,8 @@ def hub_refusal(name: str, revision: str | None, finished: ProcessResult) -> Edg
     if kind == "no weights":
         return lacking_weights(name, message.split(", ")).error
     if kind == "RevisionNotFoundError":
-        return UsageError(f"{name} has no revision {revision}")
+        return UsageError(
+            f"{name} has no revision {revision}",
+            next_step="name a branch, a tag or a commit that the repository has",
+        )
     return failure(finished, f"{name} could not be downloaded", "run it again: it goes on there")

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.source.values import Slice
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -134,7 +135,7 @@ def _entries(name: str, header: bytes) -> dict[str, _Tensor]:
             for tensor, value in raw.items()
             if tensor != _METADATA
         }
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{name} is not a safetensors file",
             why=f"its header cannot be read: {error}",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption
+from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, check_seconds
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet.check import CheckedDevice, RunningRelease, look
 from edgekit.fleet.survey import DEADLINE_SECONDS, PARALLEL, survey
@@ -15,16 +15,21 @@ from edgekit.fleet.survey import DEADLINE_SECONDS, PARALLEL, survey
 ParallelOption = Annotated[
     int, typer.Option("--parallel", min=1, max=500, help="Devices that are asked at one time.")
 ]
+LEAST_SECONDS = 1.0
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=1.0, help="Seconds that one device may take.")
+    float, typer.Option("--timeout", min=LEAST_SECONDS, help="Seconds that one device may take.")
 ]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at many devices at once.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def fleet() -> None:
-    """Look at many devices at once."""
+    """Look at many devices at once.
+
+    \b
+    Example:  edgekit fleet check
+    """
 
 
 @app.command()
@@ -45,6 +50,7 @@ def check(
     \b
     Example:  edgekit fleet check 'pi-*' --parallel 50
     """
+    check_seconds("--timeout", timeout, LEAST_SECONDS)
     chosen = project.find(project_folder).fleet()
     names = chosen.select(devices or [])
     if not names:

@@ -99,9 +99,14 @@ def account_of(base: BrokerConfig, username: str, password_file: Path | None) ->
     if not username and password_file is None:
         return base
     if not username or password_file is None:
-        raise UsageError("--username and --password-file are given together or not at all")
+        raise UsageError(
+            "--username and --password-file are given together or not at all",
+            next_step="give both, or neither for the account of edgekit.toml",
+        )
     if not password_file.is_file():
-        raise UsageError(f"{password_file} is no file")
+        raise UsageError(
+            f"{password_file} is no file", next_step="name a file with the password of --username"
+        )
     return msgspec.structs.replace(
         base, username=username, password_file=str(password_file.resolve())
     )

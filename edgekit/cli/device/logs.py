@@ -74,6 +74,8 @@ def logs(
                 render.warn("the log was rotated meanwhile, and lines are missing here")
             for line in part.lines:
                 render.say(line)
+            if not (part.lines or follow):
+                render.complain(f"{device} has no such line in its log")
     except KeyboardInterrupt:
         if not follow:
             raise

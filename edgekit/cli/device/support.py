@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import queue
 import time
@@ -17,7 +16,7 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.device.fleet import DeviceArgument
 from edgekit.cli.device.forget import GONE
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import JsonOption, ProjectOption, check_seconds
 from edgekit.cli.rollout.found import read as read_rollout
 from edgekit.client.announced import announced, topics_of
 from edgekit.core.protocol import topics
@@ -53,8 +52,7 @@ def support_bundle(
               edgekit support-bundle pi-1 -o report.tar.gz --wait 0
     """
     now = time.time()
-    if not math.isfinite(wait):
-        raise UsageError(f"--wait {wait} is no number of seconds", "", "write --wait 32")
+    check_seconds("--wait", wait)
     here = project.find(project_folder)
     fleet = here.fleet()
     if device not in fleet.devices:

@@ -134,7 +134,11 @@ def load(path: Path | None) -> BuildFile:
             next_step="name a build.toml, or give -m and -o",
         ) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be used", why=str(error)) from error
+        raise UsageError(
+            f"{path} cannot be used",
+            why=error.strerror or str(error),
+            next_step="name a build.toml, or give -m and -o",
+        ) from error
     return convert(table, BuildFile, str(path), text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,14 @@ def _target(out: Path, digest: Digest) -> Path:
             raise UsageError(f"{out} is a folder", next_step="name a file, or another folder")
         if not out.absolute().parent.is_dir():
             raise UsageError(f"there is no folder {out.parent}", next_step="make it first")
+        if out.exists() and not out.is_file():
+            raise UsageError(f"{out} is no file", next_step="name a file to write")
+        if out.is_file() and out.stat().st_size and not tarfile.is_tarfile(out):
+            raise UsageError(
+                f"{out} exists, and is no tar",
+                "what it holds would be lost",
+                "name another file, or move that one away",
+            )
         return out
     if out.exists() and not out.is_dir():
         raise UsageError(

@@ -27,7 +27,8 @@ from edgekit.signing.roles import releases_in
 app = typer.Typer(
     no_args_is_help=True,
     help="The keys that a project signs with: root, targets, online.\n\nroot says which keys there "
-    "are, targets signs releases, online signs snapshot and timestamp at each push.",
+    "are, targets signs releases, online signs snapshot and timestamp at each push."
+    "\n\n\b\nExample:  edgekit key list",
 )
 
 RoleArgument = Annotated[str, typer.Argument(help="root, targets or online.")]

@@ -104,7 +104,11 @@ def _address(here: project.Project, fleet: Fleet, to: str) -> RegistryAddress:
     try:
         return parse_registry(told, plain_http=plain)
     except ValueError as error:
-        raise UsageError("the registry's address cannot be used", str(error)) from None
+        raise UsageError(
+            "the registry's address cannot be used",
+            str(error),
+            "correct --to, or what fleet.toml or edgekit.toml names",
+        ) from None
 
 
 @contextmanager
@@ -121,14 +125,16 @@ def at_desk(here: project.Project) -> Iterator[PullDesk]:
 def desired(
     group: Annotated[str, typer.Argument(help="A group of fleet.toml.")],
     bundle: BundleArgument = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take it away.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Take the group's desired state away.")
+    ] = False,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a group of devices that pull shall run: those without a word of their own.
+    """Say what a group of devices that pull shall run, but for devices that were told themselves.
 
     It is for devices that come later, such as one that is unpacked next month: they pull the
-    release as soon as they are connected, without waves. A rollout goes on by `edgekit push`.
+    release as soon as they are connected. There are no waves: a rollout is `edgekit push`.
 
     \b
     Example:  edgekit desired kiosks smollm2:2
@@ -138,7 +144,9 @@ def desired(
     fleet = here.fleet()
     if group not in fleet.groups:
         raise UsageError(
-            f"fleet.toml has no group {group!r}", f"it has {', '.join(fleet.groups) or 'none'}"
+            f"fleet.toml has no group {group!r}",
+            f"it has {', '.join(fleet.groups) or 'none'}",
+            "correct the name, or add the group to the file",
         )
     if clear == (bundle is not None):
         raise UsageError("name a bundle, or --clear", next_step=f"edgekit desired {group} NAME:V")

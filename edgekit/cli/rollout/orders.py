@@ -120,7 +120,7 @@ def confirm(question: str, *, yes: bool) -> None:
             "not confirmed: there is no terminal to ask on", question, "--yes says it beforehand"
         )
     if not questions.confirm(question):
-        raise UsageError("not confirmed: nothing was ordered")
+        raise UsageError("not confirmed: nothing was ordered", next_step="run it again and say yes")
 
 
 def _asks_a_person() -> bool:

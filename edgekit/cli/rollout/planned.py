@@ -148,7 +148,7 @@ def plan_push(
     if waves:
         check_names(rollout := RolloutPlan(release, waves, kinds, terms, within))
         if save is not None:
-            publish(save, encode_plan(_plan(ahead, found, rollout, by)))
+            publish(save.resolve(), encode_plan(_plan(ahead, found, rollout, by)))
     if as_json:
         render.print_json(
             {
@@ -320,7 +320,11 @@ def read(file: Path) -> PushPlan:
             f"{file} {what}", next_step="`edgekit push --plan --save FILE` writes one"
         ) from None
     if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"{file} is no plan of a push", f"it has more than {MAX_FILE_BYTES} bytes")
+        raise UsageError(
+            f"{file} is no plan of a push",
+            f"it has more than {MAX_FILE_BYTES} bytes",
+            next_step="`edgekit push --plan --save FILE` writes one",
+        )
     return parse_plan(data, str(file))
 
 

@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, TakeOverOption
+from edgekit.cli.options import (
+    DevicesArgument,
+    JsonOption,
+    ProjectOption,
+    TakeOverOption,
+    replaceable,
+)
 from edgekit.cli.release.trust import reference_of
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
@@ -18,6 +24,7 @@ from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.plan import is_as_told
+from edgekit.fleet.planning.planfile import PLAN_BEGINS
 from edgekit.fleet.rollout.book import holder
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
@@ -48,7 +55,7 @@ def push(
         int | None, typer.Option(help="Failed devices that do not pause the rollout (1).")
     ] = None,
     failure_share: Annotated[
-        float | None, typer.Option(help="And of the begun ones; the larger counts (0.05).")
+        float | None, typer.Option(help="Or this share of those begun; the larger counts (0.05).")
     ] = None,
     confirm: Annotated[
         bool | None,
@@ -124,6 +131,8 @@ def push(
             "--from stands alone: the plan names devices, bundle and terms",
             next_step="leave the others out, or make another plan",
         )
+    if save is not None:
+        replaceable(save, PLAN_BEGINS, "plan of a push")
     here = project.find(project_folder)
     fleet = here.fleet()
     saved = None if from_file is None else planned.read(from_file)

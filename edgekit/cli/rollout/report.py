@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import render
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import JsonOption, ProjectOption, replaceable
 from edgekit.cli.rollout.found import NumberArgument, find
 from edgekit.errors import UsageError, VerificationError
 from edgekit.fleet.rollout.book import holder
-from edgekit.fleet.rollout.report.page import page
+from edgekit.fleet.rollout.report.page import PAGE_BEGINS, page
 from edgekit.store import publish
 
 _HEAD = re.compile(r"[0-9a-f]{12,64}")
@@ -58,6 +58,7 @@ def report(
     path = output or Path(f"rollout-{found.number}.html")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder", next_step="make it, or name another file")
+    place = replaceable(path, PAGE_BEGINS, "report")
     told = found.told
     with render.working("drawing"):
         text = page(
@@ -70,7 +71,7 @@ def report(
             holder=holder(found.journal),
             release=found.release,
         )
-    publish(path, text.encode())
+    publish(place, text.encode())
     if as_json:
         render.print_json({"report": str(path), "rollout": found.as_json(), "events": found.rows})
     else:

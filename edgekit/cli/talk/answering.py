@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import msgspec
 
 from edgekit.cli import render
 from edgekit.client import Delta, Final, Requester, SentPicture
-from edgekit.core.protocol.wire import MAX_BODY_BYTES
+from edgekit.core.protocol.wire import MAX_BODY_BYTES, ProtocolError
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.errors import UsageError
@@ -29,9 +31,11 @@ def schema_format(file: Path | None) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > MAX_BODY_BYTES:
             raise UsageError(
-                f"{file} is too long", f"a prompt has at most {MAX_BODY_BYTES} bytes in all"
+                f"{file} is too long",
+                f"a prompt has at most {MAX_BODY_BYTES} bytes in all",
+                "write a shorter schema",
             )
-        schema = msgspec.json.decode(text := file.read_bytes())
+        schema = msgspec.json.decode(text := file.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise UsageError(
             f"{file} cannot be read", error.strerror or str(error), "name a file with a JSON Schema"
@@ -39,7 +43,9 @@ def schema_format(file: Path | None) -> dict[str, Any] | None:
     except UNREADABLE as error:
         raise UsageError(f"{file} is not JSON", str(error), "write a JSON Schema into it") from None
     if not isinstance(schema, dict):
-        raise UsageError(f"{file} is no JSON Schema", "it holds no JSON object")
+        raise UsageError(
+            f"{file} is no JSON Schema", "it holds no JSON object", "write a JSON Schema into it"
+        )
     try:
         check_keys(text)
     except UNREADABLE as error:  # readers disagree on which of the two counts
@@ -123,3 +129,31 @@ def shrunk(
             markup=False,
         )
     return made
+
+
+_OPTIONS = {
+    "temperature": "--temperature",
+    "max_completion_tokens": "--max-tokens",
+    "top_p": "--top-p",
+    "top_k": "--top-k",
+    "seed": "--seed",
+    "stop": "--stop",
+    "response_format": "--schema",
+    "reasoning_effort": "--effort",
+}
+"""Which option of `ask` fills a field of the body."""
+
+_TOO_LONG = ("context_length_exceeded", "payload_too_large")
+
+
+def next_of(error: ProtocolError) -> str:
+    """What somebody who asked can do after a device's error; empty where nothing is known."""
+    option = _OPTIONS.get(re.split(r"[.\[]", error.param)[0])
+    if option and not error.retryable:
+        return f"correct {option}, or leave it out"
+    if error.code in _TOO_LONG:
+        return "write a shorter prompt, or ask a device whose context is longer: `edgekit devices`"
+    if error.retryable:
+        wait = f" in {error.retry_after_ms / 1000:.0f} s" if error.retry_after_ms else ""
+        return f"ask again{wait}, or ask another device"
+    return error.next_step

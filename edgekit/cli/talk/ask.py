@@ -17,6 +17,7 @@ from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.talk.answering import (
     Unbroken,
     figures,
+    next_of,
     schema_format,
     show_rest,
     shrunk,
@@ -62,7 +63,9 @@ def ask(
     logprobs: Annotated[
         int | None,
         typer.Option(
-            min=0, max=20, help="Log-probabilities of each token, and of so many others instead."
+            min=0,
+            max=20,
+            help="Log-probabilities of each token, and of so many that could stand there.",
         ),
     ] = None,
     effort: Annotated[
@@ -112,7 +115,11 @@ def ask(
             )
         ) as replies,
     ):
-        shown, final = _show(replies, device)
+        try:
+            shown, final = _show(replies, device)
+        except wire.ProtocolError as error:
+            error.next_step = next_of(error)
+            raise
     if as_json:
         render.print_json(final.completion)
         return
@@ -185,6 +192,7 @@ def _piped() -> str:
         raise UsageError(
             "the prompt on standard input is too long",
             f"a prompt has at most {wire.MAX_BODY_BYTES} bytes",
+            "write a shorter one",
         )
     try:
         text = data.decode("utf-8-sig")
@@ -195,7 +203,7 @@ def _piped() -> str:
             "convert it, as with `iconv -f LATIN1 -t UTF-8`",
         ) from None
     if "\0" in text:
-        raise UsageError("standard input is not text", "it has a NUL character")
+        raise UsageError("standard input is not text", "it has a NUL character", "pipe a text")
     return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
 
 

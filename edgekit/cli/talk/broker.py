@@ -19,12 +19,16 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Run a broker for trials, or write the files of a Mosquitto for a fleet."""
+    """Run a broker for trials, or write the files of a Mosquitto for a fleet.
+
+    \b
+    Example:  edgekit broker run
+    """
 
 
 @app.command()
 def run(
-    port: Annotated[int, typer.Option(min=1, max=MOST_PORT, help="Port on loopback.")] = 1883,
+    port: Annotated[int, typer.Option(min=1, max=MOST_PORT, help="Port to listen on.")] = 1883,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Run an MQTT 5 broker until Ctrl-C. For trials: it asks for no password.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import MOST_PORT, JsonOption, ProjectOption
+from edgekit.cli.options import MOST_PORT, JsonOption, ProjectOption, check_seconds
 from edgekit.cli.talk.facts import reader_of
 from edgekit.core.protocol import wire
 from edgekit.core.registry import is_loopback
@@ -20,7 +21,9 @@ from edgekit.gateway.hub import GatewaySettings
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 key_app = typer.Typer(
-    no_args_is_help=True, help="The API keys of the gateway: each one asks as a requester."
+    no_args_is_help=True,
+    help="The API keys of the gateway: each one asks as a requester."
+    "\n\n\b\nExample:  edgekit gateway key add alice",
 )
 app.add_typer(key_app, name="key")
 
@@ -92,9 +95,22 @@ def gateway(
     if context.invoked_subcommand is not None:
         return
     if not 1 <= deadline <= wire.MAX_EXPIRY_SECONDS:
-        raise UsageError(f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away")
+        raise UsageError(
+            f"--deadline {deadline} is no deadline",
+            f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away",
+            "write it like --deadline 300",
+        )
+    check_seconds("--drain", drain)
+    if passwords is not None and not passwords.is_dir():
+        raise UsageError(
+            f"--passwords: {passwords} is no folder",
+            next_step="name the folder passwords/ that `edgekit broker acl` wrote",
+        )
     if (cert_file is None) != (key_file is None):
-        raise UsageError("--cert-file and --key-file are given together or not at all")
+        raise UsageError(
+            "--cert-file and --key-file are given together or not at all",
+            next_step="give both, or leave both out for plain HTTP",
+        )
     try:
         from edgekit.gateway import server  # noqa: PLC0415  an extra, which few need
     except ModuleNotFoundError as error:
@@ -147,11 +163,21 @@ def add(
     Example:  edgekit gateway key add alice
     """
     path = _keys(project_folder, keys_file)
+    if sys.stdout is None:
+        raise UsageError(
+            "standard output is closed",
+            "a key is printed once, and stored nowhere",
+            "run it again where its output can be read",
+        )
     key = keys.add(path, requester, datetime.datetime.now(tz=datetime.UTC).date())
-    if as_json:
-        render.print_json({"requester": requester, "key": key, "file": str(path)})
-        return
-    render.say(key)
+    try:
+        if as_json:
+            render.print_json({"requester": requester, "key": key, "file": str(path)})
+        else:
+            render.say(key)
+    except OSError:  # nobody has seen it
+        keys.revoke(path, keys.id_of(key))
+        raise
 
 
 @key_app.command("list")

@@ -52,7 +52,11 @@ class Tested(msgspec.Struct, frozen=True):
 
 @app.callback()
 def _group() -> None:
-    """Try the rules of fleet.toml, by which devices answer messages without a client."""
+    """Try the rules of fleet.toml, by which devices answer messages without a client.
+
+    \b
+    Example:  edgekit rules test door --message open.json
+    """
 
 
 @app.command("test")
@@ -135,9 +139,15 @@ def _topic(rule: Rule, given: str) -> str:
     try:
         check_topic(topic)
     except ValueError as error:
-        raise UsageError("--topic is no topic", str(error)) from None
+        raise UsageError(
+            "--topic is no topic", str(error), next_step="correct it, or leave --topic out"
+        ) from None
     if not rule.hears(topic):
-        raise UsageError(f"the rule does not hear {topic!r}", f"its filter is {rule.topic_filter}")
+        raise UsageError(
+            f"the rule does not hear {topic!r}",
+            f"its filter is {rule.topic_filter}",
+            next_step="name a topic that the filter matches, or leave --topic out",
+        )
     return topic
 
 
@@ -150,13 +160,17 @@ def _read(path: Path) -> bytes:
     try:
         read = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path} cannot be read", str(error)) from None
+        raise UsageError(
+            f"{path} cannot be read", str(error), next_step="name a file with a message's JSON"
+        ) from None
     if len(read) > MAX_MESSAGE_BYTES:
         text = f"a rule takes messages of at most {MAX_MESSAGE_BYTES}"
-        raise UsageError(f"{path} has {len(read)} bytes", text)
+        raise UsageError(f"{path} has {len(read)} bytes", text, next_step="name a smaller message")
     if unreadable(read):
         text = "a rule takes messages that are JSON in UTF-8, no key of an object twice"
-        raise UsageError(f"{path} is no message for a rule", text)
+        raise UsageError(
+            f"{path} is no message for a rule", text, next_step="name a file with one JSON text"
+        )
     return read
 
 
@@ -166,7 +180,11 @@ def _check_window(name: str, rule: Rule, fill: Fill) -> None:
         why = "it has no window_seconds" if most == 1 else f"window_messages is {most}"
         raise UsageError(f"rule {name} takes {most} at a time", why, "name fewer files")
     if sum(one.size for one in fill.messages) > MAX_FILL_BYTES:
-        raise UsageError("the messages are too long", f"together at most {MAX_FILL_BYTES} bytes")
+        raise UsageError(
+            "the messages are too long",
+            f"together at most {MAX_FILL_BYTES} bytes",
+            next_step="name a smaller message",
+        )
 
 
 def _ask(here: project.Project, device: str, rule: Rule, prompt: str, origin: Origin) -> RuleAnswer:

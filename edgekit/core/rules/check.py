@@ -61,12 +61,6 @@ def request_of(name: str, rule: Rule) -> ChatRequest:
         raise UsageError(what, str(error), "write another number in the rule's table") from None
 
 
-def check_bodies(rules: Mapping[str, Rule]) -> None:
-    """Raises: UsageError, where a rule's prompt would be refused."""
-    for name, rule in rules.items():
-        request_of(name, rule)
-
-
 def check_loops(rules: Mapping[str, Mapping[str, Rule]]) -> None:
     """Check that no rule of a fleet hears what a rule publishes.
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.digest import decode_hook
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 from edgekit.fleet.facts import DeviceFacts
 from edgekit.store import publish
@@ -49,7 +50,7 @@ def recall(project: Path, name: str) -> Remembered | None:
         return msgspec.json.decode(path.read_bytes(), type=Remembered, dec_hook=decode_hook)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{path} cannot be read", str(error), "remove it, and name the account with --as"
         ) from error

@@ -23,11 +23,15 @@ class BrokerFiles:
 
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.key):
-            raise UsageError("--cert and --key are given together or not at all")
+            raise UsageError(
+                "--cert and --key are given together or not at all",
+                next_step="give both, or neither",
+            )
         if self.ca_key and (self.certificate or not self.ca):
             raise UsageError(
                 "--ca-key signs a key that the device makes",
                 "it needs --ca, and no --cert and --key",
+                next_step="give --ca and --ca-key, or --cert and --key",
             )
 
     def check(self, device: str) -> None:
@@ -73,6 +77,8 @@ def hardware(names: list[str] | None) -> list[Carried]:
         return []
     for name in names:
         if not NAME.match(name):
-            raise UsageError(f"{name!r} cannot be a name of hardware", NAME_RULE)
+            raise UsageError(
+                f"{name!r} cannot be a name of hardware", NAME_RULE, next_step="choose another name"
+            )
     text = "".join(f"{name}\n" for name in dict.fromkeys(names))
     return [Carried(PurePosixPath(layout.HARDWARE_FILE), text.encode())]

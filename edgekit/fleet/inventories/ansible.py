@@ -201,7 +201,11 @@ def expand(pattern: str, file: str) -> list[str]:
     found = _RANGE.search(pattern)
     if not found:
         if "[" in pattern and not pattern.startswith("["):
-            raise UsageError(f"{file}: {pattern!r} is no range of hosts", "a range is [01:20]")
+            raise UsageError(
+                f"{file}: {pattern!r} is no range of hosts",
+                "a range is [01:20]",
+                next_step="correct it in the inventory",
+            )
         return [pattern]
     first, last, step = found["first"] or "0", found["last"], int(found["step"] or 1)
     letters = string.ascii_letters
@@ -209,7 +213,11 @@ def expand(pattern: str, file: str) -> list[str]:
     if first.isdigit() and last.isdigit() and step:
         width = len(first) if first.startswith("0") and len(first) > 1 else 0
         if width and len(last) != width:
-            raise UsageError(f"{file}: {pattern!r} is no range", "both ends have equal digits")
+            raise UsageError(
+                f"{file}: {pattern!r} is no range",
+                "both ends have equal digits",
+                next_step="correct it in the inventory",
+            )
         if len(last) > 9 or (int(last) - int(first)) // step >= MOST_HOSTS:
             raise UsageError(
                 f"{file}: {pattern!r} has more than {MOST_HOSTS} names", "", "correct the range"
@@ -218,7 +226,11 @@ def expand(pattern: str, file: str) -> list[str]:
     elif len(first) == len(last) == 1 and first in letters and last in letters and step:
         names = letters[letters.index(first) : letters.index(last) + 1 : step]
     if not names:
-        raise UsageError(f"{file}: {pattern!r} is no range of hosts", "a range is [01:20] or [a:f]")
+        raise UsageError(
+            f"{file}: {pattern!r} is no range of hosts",
+            "a range is [01:20] or [a:f]",
+            next_step="correct it in the inventory",
+        )
     start, rests = pattern[: found.start()], expand(pattern[found.end() :], file)
     if len(names) * len(rests) > MOST_HOSTS:
         raise UsageError(

@@ -77,7 +77,11 @@ def _beside(folder: Path, names: Iterable[str]) -> dict[str, Values]:
         for file in _files(place) if place.is_dir() else [place]:
             content = _yaml(file)
             if content is not None and not isinstance(content, dict):
-                raise UsageError(f"{file} has no variables", f"it is {content!r:.60}")
+                raise UsageError(
+                    f"{file} has no variables",
+                    f"it is {content!r:.60}",
+                    next_step="write a mapping of names to values into it",
+                )
             told |= content or {}
         found[name] = told
     return found
@@ -106,7 +110,11 @@ def _printed(program: Path) -> Hosts:
         for host, values in found.hosts.items():
             told = _run(program, "--host", host)
             if not isinstance(told, dict):
-                raise UsageError(f"{program} --host {host} prints no object", f"{told!r:.60}")
+                raise UsageError(
+                    f"{program} --host {host} prints no object",
+                    f"{told!r:.60}",
+                    next_step="run it by hand",
+                )
             values.update(told)
     return found
 
@@ -126,7 +134,9 @@ def _run(program: Path, *arguments: str) -> Any:
             f"{said} did not end", f"it was stopped after {LIST_SECONDS:g} s", "run it by hand"
         ) from None
     except OSError as error:
-        raise UsageError(f"{said} does not run", error.strerror or str(error)) from error
+        raise UsageError(
+            f"{said} does not run", error.strerror or str(error), next_step="run it by hand"
+        ) from error
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise UsageError(

@@ -26,11 +26,17 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
     except yaml.YAMLError as error:
         told = " ".join(str(error).replace('in "<byte string>", ', "in ").split())
-        raise UsageError(f"{path} cannot be read", told) from error
+        raise UsageError(
+            f"{path} cannot be read", told, next_step="correct it in the file"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8", str(error)) from error
+        raise UsageError(
+            f"{path} is not UTF-8", str(error), next_step="save it as UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:  # such as the 45th day of a month
-        raise UsageError(f"{path} cannot be read", str(error)) from error
+        raise UsageError(
+            f"{path} cannot be read", str(error), next_step="correct it in the file"
+        ) from error
 
 
 class _Loader(yaml.SafeLoader):

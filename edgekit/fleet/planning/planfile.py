@@ -81,6 +81,9 @@ class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return RolloutPlan(self.release, self.waves, self.kinds, self.terms, self.windows)
 
 
+PLAN_BEGINS = b'{\n  "devices": {'
+
+
 def encode_plan(plan: PushPlan) -> bytes:
     """The bytes of the file."""
     told: dict[str, Any] = msgspec.to_builtins(plan, enc_hook=encode_hook)

@@ -84,7 +84,9 @@ class RolloutBook:
         if number is not None and number not in numbers:
             raise UsageError(
                 f"there is no rollout {number}",
-                f"there are {numbers[0]} to {numbers[-1]}",
+                f"the numbers of this project's rollouts are {numbers[0]} to {numbers[-1]}"
+                if len(numbers) > 1
+                else f"this project has rollout {numbers[0]} alone",
                 "leave the number out for the newest",
             )
         return self._journal(numbers[-1] if number is None else number)

@@ -15,6 +15,7 @@ from edgekit.fleet.rollout.waves import Terms
 from edgekit.fleet.rollout.windows.window import parse_window
 
 _DEFAULT = Terms()
+_FLAGS = {"lock_wait_seconds": "lock-wait"}  # of settings whose flag has another name
 _SOME_ZONE = "UTC"  # stands for the controller's zone where a window is only looked at
 
 
@@ -65,8 +66,10 @@ class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             return msgspec.structs.replace(self, **given)
         except ValueError as error:
-            told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UsageError(f"{told}: the value is not valid", str(error)) from error
+            told = ", ".join(f"--{_FLAGS.get(name, name.replace('_', '-'))}" for name in given)
+            raise UsageError(
+                f"{told}: the value is not valid", str(error), "choose another one, or leave it out"
+            ) from error
 
 
 def terms_of(settings: RolloutSettings, *, stage_only: bool = False) -> Terms:

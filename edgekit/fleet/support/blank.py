@@ -82,7 +82,7 @@ def log(lines: Iterable[str]) -> list[str]:
     which may quote a value.
     """
     known = list(lines)
-    behind = [*known[1:], ""]
+    behind = [*known, ""][1:]  # as many as there are lines: none of an empty log
     return [
         line
         if _ERROR_OF_VERB.match(line) and _MORE_OF_ERROR.match(then)

@@ -33,11 +33,6 @@ class Amounts:
     by_layer: bool = True
 
     @property
-    def read_tokens(self) -> int:
-        """Tokens of all texts that are read at once, the long one included."""
-        return self.texts * (self.prompt + self.tokens) + self.long
-
-    @property
     def body(self) -> float:
         """Share of a token's arithmetic that is not the head's."""
         return max(0.1, 1 - self.vocabulary * self.hidden / max(1, self.parameters))

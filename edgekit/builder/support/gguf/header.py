@@ -116,10 +116,16 @@ def parse_header(file: BinaryIO, name: str) -> GgufHeader:
 
 def _parse(file: BinaryIO, name: str) -> GgufHeader:
     if file.read(4) != _MAGIC:
-        raise UsageError(f"{name} is not a GGUF file")
+        raise UsageError(
+            f"{name} is not a GGUF file", next_step="give a whole .gguf file; download it again"
+        )
     version, count, pairs = struct.unpack("<IQQ", file.read(20))
     if version not in _VERSIONS:
-        raise UsageError(f"{name} cannot be read", f"it is GGUF of version {version}, not 2 or 3")
+        raise UsageError(
+            f"{name} cannot be read",
+            f"it is GGUF of version {version}, not 2 or 3",
+            next_step="convert the model again with a current llama.cpp",
+        )
     start = file.tell()
     values: dict[str, Any] = {}
     for _ in range(pairs):
@@ -169,7 +175,10 @@ def _refuse_cut(file: BinaryIO, header: GgufHeader) -> None:
 def _vector(file: BinaryIO, header: GgufHeader, key: str) -> tuple[float, ...]:
     tensor = header.tensors[key]
     if tensor.kind != _F32 or len(tensor.shape) != 1:
-        raise UsageError(f"{header.name} has a {key} that is no vector of F32")
+        raise UsageError(
+            f"{header.name} has a {key} that is no vector of F32",
+            next_step="convert the model again",
+        )
     file.seek(header.data_start + tensor.offset)
     values = struct.unpack(f"<{tensor.shape[0]}f", file.read(tensor.size))
     return tuple(_shortest(value) for value in values)

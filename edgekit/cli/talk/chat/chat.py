@@ -209,7 +209,11 @@ class Chat:
 
     def _drop(self, text: str) -> None:
         if not self.log.questions:
-            raise UsageError("there is nothing to drop", "the conversation has no question yet")
+            raise UsageError(
+                "there is nothing to drop",
+                "the conversation has no question yet",
+                next_step="ask something first",
+            )
         count = min(count_of(text, logs.half(self.log)), self.log.questions)
         self.log = self.log.without_oldest(count)
         self._note(f"questions dropped: {count}, left: {self.log.questions}")
@@ -218,7 +222,11 @@ class Chat:
 
     def _retry(self, _: str) -> None:
         if self._unanswered is None:
-            raise UsageError("there is nothing to send again", "the last message has its answer")
+            raise UsageError(
+                "there is nothing to send again",
+                "the last message has its answer",
+                next_step="type a message",
+            )
         self._ask(self._unanswered)
 
     def _save(self, file: str) -> None:
@@ -229,7 +237,11 @@ class Chat:
         try:
             publish(path, write(self.log), 0o600)
         except OSError as error:
-            raise UsageError(f"{path} cannot be written", error.strerror or str(error)) from None
+            raise UsageError(
+                f"{path} cannot be written",
+                error.strerror or str(error),
+                next_step="save it under another name",
+            ) from None
         self._saved.add(path.resolve())
         self._note(f"questions written to {path}: {self.log.questions}")
 
@@ -307,10 +319,14 @@ def load(path: Path) -> ChatLog:
             data = file.read(logs.MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UsageError(
-            f"{path} cannot be read", getattr(error, "strerror", "") or str(error)
+            f"{path} cannot be read",
+            getattr(error, "strerror", "") or str(error),
+            "name a file that `/save FILE.json` wrote",
         ) from None
     if len(data) > logs.MAX_FILE_BYTES:
         raise UsageError(
-            f"{path} is too large", f"a conversation has at most {logs.MAX_FILE_BYTES} bytes"
+            f"{path} is too large",
+            f"a conversation has at most {logs.MAX_FILE_BYTES} bytes",
+            "name a file that `/save FILE.json` wrote",
         )
     return logs.read(data, str(path))

@@ -68,9 +68,13 @@ def parse(text: str) -> UserText:
         )
     takes, rest = COMMANDS[word].takes, without_fences(rest.strip()).strip()
     if takes and not takes.startswith("[") and not rest:
-        raise UsageError(f"{word} takes {takes}")
+        raise UsageError(f"{word} takes {takes}", next_step="/help shows what each command takes")
     if rest and not takes:
-        raise UsageError(f"{word} takes nothing", f"{rest!r} stands behind it")
+        raise UsageError(
+            f"{word} takes nothing",
+            f"{rest!r} stands behind it",
+            next_step="leave that out; /help shows what each command takes",
+        )
     return UserText(rest, word)
 
 

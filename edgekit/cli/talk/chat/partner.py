@@ -98,7 +98,11 @@ def serving(model: str, known: Known) -> Partner:
         )
     best = order(found, {})
     if not best:
-        raise UsageError(f"no device with {model} takes a prompt now", why_none(found))
+        raise UsageError(
+            f"no device with {model} takes a prompt now",
+            why_none(found),
+            next_step="/device shows the devices and models",
+        )
     return Partner(best[0].name)
 
 

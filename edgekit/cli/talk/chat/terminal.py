@@ -53,6 +53,7 @@ def piped() -> Iterator[str]:
         raise UsageError(
             "the last message on standard input does not end",
             'it ends with a backslash, or opens """ and does not close it',
+            next_step="end it with a line of its own",
         )
 
 

@@ -14,7 +14,7 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import told
-from edgekit.cli.options import DevicesArgument, ProjectOption
+from edgekit.cli.options import DevicesArgument, ProjectOption, check_seconds
 from edgekit.cli.talk.ask import BrokerOption, broker_of
 from edgekit.cli.talk.top.look import FleetLook, unconnected
 from edgekit.cli.talk.top.rows import SORTS, summary
@@ -49,11 +49,16 @@ def top(
               edgekit top --json
     """
     if sort not in SORTS:
-        raise UsageError(f"--sort {sort} is not known", f"it is one of {', '.join(SORTS)}")
+        raise UsageError(
+            f"--sort {sort} is not known", next_step=f"choose one of {', '.join(SORTS)}"
+        )
     if not math.isfinite(interval):
         raise UsageError(f"--interval {interval:g} is no time", next_step="write seconds, as 2.5")
     if interval < MIN_SECONDS:
-        raise UsageError(f"--interval {interval:g} is too short", f"at least {MIN_SECONDS:g} s")
+        raise UsageError(
+            f"--interval {interval:g} is too short", next_step=f"write {MIN_SECONDS:g} or more"
+        )
+    check_seconds("--interval", interval, MIN_SECONDS)
     here = project.find_or_bare(project_folder, broker=broker)
     file = here.folder / "fleet.toml"
     fleet = load(file) if file.is_file() else None

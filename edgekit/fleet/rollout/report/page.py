@@ -64,6 +64,17 @@ class WaveLine(msgspec.Struct, frozen=True):
     ends: dict[DeviceState, int]
 
 
+PAGE_BEGINS = b"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Rollout """
+"""With what each report begins; page.html.j2 has the same."""
+
+
 def page(
     number: int,
     plan: RolloutPlan,

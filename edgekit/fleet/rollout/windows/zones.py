@@ -35,7 +35,11 @@ def device_windows(
         try:
             found = windows_of(own, settings, local_zone(), flag=flag)
         except ValueError as error:
-            raise UsageError("a window cannot be read", str(error)) from error
+            raise UsageError(
+                "a window cannot be read",
+                str(error),
+                "correct --window, or `window` in fleet.toml",
+            ) from error
     check_zones(found)
     return found
 
