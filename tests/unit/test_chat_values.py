@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edgekit.cli.talk.chat import chat as chatting
 from edgekit.cli.talk.chat import commands, log, partner, terminal
 from edgekit.cli.talk.chat.chat import Chat, ChatSettings
 from edgekit.cli.talk.chat.commands import UserText, goes_on, joined, parse
 from edgekit.cli.talk.chat.log import ChatLog
 from edgekit.cli.talk.chat.partner import Partner, serving
-from edgekit.client import SentPicture
+from edgekit.cli.talk.chat.view import AnswerView
+from edgekit.client import Reply, SentPicture
 from edgekit.core.protocol.wire import ProtocolError
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.gateway.catalog import Served
@@ -328,3 +335,32 @@ def test_without_a_place_for_it_there_is_no_history(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert terminal.history_file() is None
     assert "is not kept" in capsys.readouterr().err
+
+
+def test_ctrl_c_right_behind_enter_cancels_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is on its way, and the terminal does not yet show that it waits."""
+    asked: list[str] = []
+    cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Asked:
+        def ask(self, to: str, body: object, **named: Any) -> Iterator[Reply]:
+            asked.append(named["prompt_id"])
+            os.kill(os.getpid(), signal.SIGINT)
+            cancelled.get(timeout=5)
+            raise ProtocolError("cancelled", "it was cancelled")
+            yield
+
+        def cancel(self, to: str, prompt_id: str) -> None:
+            cancelled.put(prompt_id)
+
+    class SlowView(AnswerView):
+        def __enter__(self) -> AnswerView:
+            time.sleep(0.2)
+            return super().__enter__()
+
+    monkeypatch.setattr(chatting, "AnswerView", SlowView)
+    settings = ChatSettings({}, 30, interactive=True)
+    chat = Chat(Asked(), SimpleNamespace(known={}), Partner("pi-1"), ChatLog(), settings)  # type: ignore[arg-type]
+    with pytest.raises(EdgekitError, match="it was cancelled"):
+        chat.take("Hello")
+    assert len(asked) == 1

@@ -157,6 +157,7 @@ class Chat:
                 }
             ),
         ):
+            running.begin()
             final = follow(running, view)
         if final is None or final.text or final.finish_reason != "cancelled":
             self._note_answer(message, view.text)

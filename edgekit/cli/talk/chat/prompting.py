@@ -25,7 +25,7 @@ class Order(Enum):
 
 
 class RunningPrompt:
-    """A prompt that a thread asks.
+    """A prompt that a thread asks once it has begun; orders may come before.
 
     Args:
         requester: the connection.
@@ -42,7 +42,11 @@ class RunningPrompt:
         self._id = str(uuid.uuid4())
         self._queue: queue.SimpleQueue[Reply | EdgekitError | Order] = queue.SimpleQueue()
         self._abandoned = False
-        threading.Thread(target=self._ask, args=[body, expiry_seconds], daemon=True).start()
+        self._thread = threading.Thread(target=self._ask, args=[body, expiry_seconds], daemon=True)
+
+    def begin(self) -> None:
+        """Ask. Whoever gives orders on a signal hears signals by then."""
+        self._thread.start()
 
     def next(self, timeout_seconds: float | None) -> Reply | EdgekitError | Order | None:
         """The next reply, an order, the error that ended the prompt, or None after the timeout."""
