@@ -36,6 +36,7 @@ from edgekit.fleet.plan import (
     is_as_told,
     needs_updater,
 )
+from edgekit.fleet.places import refuse_named
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
@@ -231,6 +232,7 @@ def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> 
             now if before else "it ran nothing before",
             f"push another release to it, or `edgekit rollback {driver.name}`",
         )
+    refuse_named(driver.name, driver.facts)
     # a configuration on trial, or one that waits, is what a rollback gives up first
     runs = driver.call("rollback", seconds=2 * ACTIVATE_SECONDS).get("release")
     if runs == release:
