@@ -26,6 +26,7 @@ from edgekit.fleet.drive import (
     Report,
     check_own,
 )
+from edgekit.fleet.places import refuse_named
 from edgekit.fleet.plan import (
     Offer,
     TrialVerdict,
@@ -36,7 +37,6 @@ from edgekit.fleet.plan import (
     is_as_told,
     needs_updater,
 )
-from edgekit.fleet.places import refuse_named
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
