@@ -41,7 +41,10 @@ from edgekit.core.manifest import (
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish, read_chunks
 
-PROJECTION = (*("errors.py", "store.py", "core", "mqtt", "registry", "tokens", "trust", "agent"),)
+PROJECTION = (
+    *("errors.py", "memory.py", "store.py"),
+    *("core", "mqtt", "registry", "tokens", "trust", "agent"),
+)
 BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard", "tuf", "securesystemslib", "urllib3")
 UPDATER_VERSION = "1"  # of the agent that is packed: it verifies signed metadata
 RUNTIME_LOCK = "containers/runtime/runtime.lock"

@@ -2,6 +2,10 @@
 
 Two `Host` entries, a name and an IP address, or a link look like two devices. A push would count
 the device twice, and give it one's name and then the other's.
+
+An address may also lead to another device than it did: a machine was made anew, or was given the
+address of one that is gone. A push gives a ROOT its name, so it may find another there, as on a
+cloned image. What else changes a device asks `refuse_named`.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import threading
 
 from edgekit.errors import UsageError
-from edgekit.fleet.facts import DeviceFacts
+from edgekit.fleet.facts import DeviceFacts, configured_name
 
 
 class SharedRootError(UsageError):
@@ -55,3 +59,23 @@ def shared(one: str, other: str, root: str) -> SharedRootError:
         "it would be counted twice, and take one's name and then the other's",
         f"correct one of the addresses; or choose one of them, such as with '!{other}'",
     )
+
+
+def refuse_named(name: str, facts: DeviceFacts) -> None:
+    """Refuse to change a device that has the name of another one.
+
+    Args:
+        name: of the device that is meant.
+        facts: of the one that its address leads to.
+
+    Raises:
+        UsageError: it has another name.
+    """
+    other = configured_name(facts)
+    if other not in ("", name):
+        raise UsageError(
+            f"the address of {name} leads to {other}; nothing was changed there",
+            f"{facts.root} has the settings of {other}",
+            f"correct the address of {name} in fleet.toml; if {other} has become {name}, "
+            f"`edgekit push {name}` gives it that name",
+        )

@@ -26,6 +26,7 @@ from edgekit.fleet.drive import (
     Report,
     check_own,
 )
+from edgekit.fleet.places import refuse_named
 from edgekit.fleet.plan import (
     Offer,
     TrialVerdict,
@@ -231,6 +232,7 @@ def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> 
             now if before else "it ran nothing before",
             f"push another release to it, or `edgekit rollback {driver.name}`",
         )
+    refuse_named(driver.name, driver.facts)
     # a configuration on trial, or one that waits, is what a rollback gives up first
     runs = driver.call("rollback", seconds=2 * ACTIVATE_SECONDS).get("release")
     if runs == release:

@@ -16,12 +16,13 @@ from edgekit.agent.release.state import Releases
 from edgekit.agent.release.upkeep.keep import keep_up
 from edgekit.core import layout
 from edgekit.core.digest import Digest
+from edgekit.core.release import ReleaseState
 from edgekit.core.room import DiskRoom
 from edgekit.fleet.receive import receive
 from tests.crash.bundles import Bundle
 from tests.crash.signing import ROTATED
 from tests.crash.states import NEW, OLD, ONE, PROJECT, STATES, THREE, TWO, staged_there
-from tests.crash.world import World, require
+from tests.crash.world import World, require, unshimmed
 
 Run = Callable[[World], object]
 LEASE = ("--take", "ada0" * 4, "--holder", "ada@desk", "--about", "rollout-1")
@@ -164,6 +165,22 @@ def _mended(world: World) -> None:
     require(not (why := world.unsound(THREE.digest)), f"not mended: {why}")
 
 
+def _give_up(world: World) -> None:
+    """A rollback of a new configuration: what it answers is so."""
+    world.verb("rollback")
+    with unshimmed():
+        row = Releases(world.root.path).get(TWO.digest)
+        there = world.root.linked(world.root.current), world.root.agent_config.read_bytes()
+        require(there == (TWO.digest, OLD), "a rollback that succeeded left something else")
+        require(row is not None and row.state == ReleaseState.GOOD, "it is still on trial")
+        require(world.running in (None, there), "the agent still runs what was given up")
+
+
+def _keeps_the_release(world: World) -> None:
+    """Whatever came in between, the release before it is two steps back: nobody asked for that."""
+    require(world.root.linked(world.root.current) == TWO.digest, "it went two steps back")
+
+
 FIRST_AGENT = {"edgekit/__init__.py": b"first", "edgekit/agent.py": b"agent" * 99}
 
 
@@ -210,6 +227,11 @@ ACTS: dict[str, Act] = {
         lambda world: world.boot(retry=TWO.digest), ("unproven",), failing=True, supervisor=True
     ),
     "roll back": Act(lambda world: world.verb("rollback"), ("two good", "good and previous")),
+    "roll back a configuration": Act(
+        _give_up,
+        ("configuration tried", "configuration recorded", "configuration unproven"),
+        holds=_keeps_the_release,
+    ),
     "offer with other keys": Act(
         _offer, ("empty", "one good", "staged", "two good"), moment=ROTATED
     ),

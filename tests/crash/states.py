@@ -22,6 +22,7 @@ BUNDLES = {bundle.digest: bundle for bundle in (ONE, TWO, THREE)}
 PROJECT = Project((ONE, THREE, TWO), NOW)
 
 Make = Callable[[World], None]
+TRIED, STARTED = 2, 3  # effects of a new trial until its try is on record, and its agent starts
 
 
 def _down(world: World, release: Bundle, config: bytes) -> None:
@@ -100,7 +101,7 @@ def trial_recorded(world: World) -> None:
 
 def trial_tried(world: World) -> None:
     trial_recorded(world)
-    _cut_boot(world, 1)
+    _cut_boot(world, TRIED)
 
 
 def going_back(effects: int) -> Make:
@@ -109,7 +110,7 @@ def going_back(effects: int) -> Make:
     def make(world: World) -> None:
         trial_recorded(world)
         world.failing.add((TWO.digest, NEW))
-        _cut_boot(world, 2 + effects)
+        _cut_boot(world, STARTED + effects)
         world.failing.clear()
 
     return make
@@ -129,7 +130,7 @@ def first_trial_recorded(world: World) -> None:
 
 def first_trial_tried(world: World) -> None:
     first_trial_recorded(world)
-    _cut_boot(world, 1)
+    _cut_boot(world, TRIED)
 
 
 def first_failed(world: World) -> None:
@@ -152,7 +153,7 @@ def config_recorded(world: World) -> None:
 
 def config_tried(world: World) -> None:
     config_recorded(world)
-    _cut_boot(world, 1)
+    _cut_boot(world, TRIED)
 
 
 def config_going_back(effects: int) -> Make:
@@ -161,7 +162,7 @@ def config_going_back(effects: int) -> Make:
     def make(world: World) -> None:
         config_recorded(world)
         world.failing.add((TWO.digest, NEW))
-        _cut_boot(world, 2 + effects)
+        _cut_boot(world, STARTED + effects)
         world.failing.clear()
 
     return make

@@ -355,7 +355,11 @@ class Simulated:
         known = {digest for digest, _ in self.world.answered}
         if self.world.unstartable and release not in known:
             raise EdgekitError("the agent's supervisor did not start", "no module named edgekit")
-        self.start()
+        if self.goes_down or self.world.running is None or self.world.own is None:
+            self.start()
+        else:  # SIGHUP: it looks whether `current` is still its own
+            with unshimmed():
+                self.world.tick()
 
     def stop(self) -> None:
         """The agent drains and ends."""
@@ -397,9 +401,9 @@ def unshimmed() -> Iterator[None]:
     try:
         yield
     finally:
-        shim._inside = before
         if shim.ledger is not None:
             shim.ledger.changed_elsewhere()
+        shim._inside = before
 
 
 REPORTED = (EdgekitError, OSError)  # what `agent.__main__` reports as JSON

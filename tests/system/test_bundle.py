@@ -125,7 +125,7 @@ def test_the_agent_layer_runs_in_a_bare_interpreter(tmp_path: Path) -> None:
     layer = agent_layer(store)
     unpack(store.path(Digest.parse(layer.digest)), tmp_path / "tree")
     names = {p.relative_to(tmp_path / "tree").parts[1] for p in (tmp_path / "tree").rglob("*.py")}
-    modules = {f"{name}.py" for name in ("__init__", "errors", "store")}
+    modules = {f"{name}.py" for name in ("__init__", "errors", "memory", "store")}
     assert names == modules | {"core", "mqtt", "registry", "tokens", "trust", "agent"}
     there = {p.name for p in (tmp_path / "tree" / "edgekit" / "mqtt").iterdir()}
     assert there == {p.name for p in Path(edgekit.__file__).with_name("mqtt").glob("*.py")}

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.worker.cgroup import control_groups, memory_groups
+from edgekit.agent.serve.worker.cgroup import control_groups
 from edgekit.agent.serve.worker.decoder import graph
 from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph, limits_of
 from edgekit.agent.serve.worker.decoder.memory import (
@@ -15,11 +15,10 @@ from edgekit.agent.serve.worker.decoder.memory import (
     MIN_LENGTH,
     OutOfMemoryError,
     Room,
-    free_bytes,
     room_for,
-    total_bytes,
 )
 from edgekit.agent.serve.worker.decoder.slots import _runs
+from edgekit.memory import free_bytes, memory_groups, total_bytes
 
 TOKEN = 1 << 10  # bytes of keys and values
 

@@ -11,7 +11,7 @@ import pytest
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.core.digest import Digest
 from edgekit.core.lease import LeaseAnswer, LeaseState
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.push import go_back_on
@@ -44,7 +44,7 @@ class Scripted:
     name = "pi-1"
 
     def __init__(self, current: Digest, previous: Digest | None, *, gives_up: bool = True) -> None:
-        self.facts = SimpleNamespace(current=current, config=CONFIG)
+        self.facts = SimpleNamespace(current=current, config=CONFIG, root="/edgekit")
         self.previous, self.gives_up = previous, gives_up
         self.unproven: Digest | None = None
         self.rollbacks = [previous]  # what it runs after each
@@ -82,6 +82,16 @@ def test_a_configuration_that_a_rollback_gives_up_first_is_not_the_way_back() ->
         device.rollbacks = list(ends)
         with pytest.raises(EdgekitError, match="did not go back"):
             go_back(device)
+
+
+def test_a_device_that_has_another_name_by_now_is_left_alone() -> None:
+    """Its address leads to another one, which runs the same release."""
+    device = Scripted(NEW, OLD)
+    device.facts.config = 'device = "pi-2"\n'
+    with pytest.raises(UsageError, match="the address of pi-1 leads to pi-2") as caught:
+        go_back(device)
+    assert "`edgekit push pi-1` gives it that name" in caught.value.next_step
+    assert device.asked == [("state",)]
 
 
 def test_a_device_that_runs_another_release_is_left_alone() -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from edgekit.agent.serve.worker.decoder import graph
 from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph, limits_of
-from edgekit.agent.serve.worker.decoder.memory import total_bytes
 from edgekit.agent.serve.worker.decoder.pictured import FeatureCache
 from edgekit.agent.serve.worker.pictures.phi3v import Phi3V, grid_of
 from edgekit.agent.serve.worker.pictures.rows import items_of, row_count
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.core.protocol.payloads import ImagesTaken
+from edgekit.memory import total_bytes
 
 GB = 10**9
 PHI = Phi3V()

@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 
 from edgekit.cli import main, render
 from edgekit.cli.init import write_project
+from edgekit.cli.release import publish
 from edgekit.cli.rollout import further, orders, perform, watch
-from edgekit.errors import EdgekitError, PartialError
+from edgekit.errors import EdgekitError, PartialError, UnreachableError
+from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.rollout.book import RolloutBook, holder
 from edgekit.fleet.rollout.events import (
@@ -465,6 +467,60 @@ def test_a_rollback_as_json_names_the_lost_one_and_what_helps(
     said = desk.run("rollback", "--rollout", "1", "--yes", "--json")
     assert said.code == 3
     assert list(json.loads(said.out)["failed"]) == ["pi-0002"]
+
+
+def test_a_rollback_takes_the_others_back_while_the_broker_is_down(
+    desk: Desk, reached: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that pulls is away until it can be told: it failed the others, too."""
+    text = (desk.folder / "fleet.toml").read_text()
+    pull = '[pull]\nregistry = "registry.example/m"\n[devices.pi-0002]\naddress = "pull:"\n'
+    (desk.folder / "fleet.toml").write_text(text + pull)
+    tries: list[list[str]] = []
+
+    @contextmanager
+    def at_desk(_: Any) -> Iterator[Any]:
+        tries.append(list(reached))
+        if len(tries) < 3:
+            raise UnreachableError("the broker does not answer", "it is down")
+        yield None
+
+    monkeypatch.setattr(publish, "at_desk", at_desk)
+    monkeypatch.setattr(PullHands, "go_back", lambda _, device, __: DeviceBack(device))
+    monkeypatch.setattr(further, "prepare_way_back", lambda *_: None)
+    made = stories.started(stories.fleet(3, Terms(late_seconds=0.05)))
+    made.run()
+    journal = desk.write(made)
+    said = desk.run("rollback", "--rollout", "1", "--yes")
+    assert said.code == 0
+    assert "pi-0002: the broker does not answer" in said.err
+    assert sorted(tries[1]) == ["jetson-0001", "pi-0000"]
+    assert journal.replay().phase == RolloutPhase.BACK
+    assert journal.replay().devices["pi-0002"].state == "back"
+
+
+def test_a_rollback_says_who_may_yet_join_where_the_broker_was_not_told(
+    desk: Desk, reached: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word that was left for a device that is off lies at the broker; nobody can take it away."""
+    text = (desk.folder / "fleet.toml").read_text()
+    pull = '[pull]\nregistry = "registry.example/m"\n[devices.pi-0002]\naddress = "pull:"\n'
+    (desk.folder / "fleet.toml").write_text(text + pull)
+
+    def at_desk(_: Any) -> Any:
+        raise UnreachableError("the broker does not answer", "it is down")
+
+    monkeypatch.setattr(publish, "at_desk", at_desk)
+    monkeypatch.setattr(further, "prepare_way_back", lambda *_: None)
+    made = stories.fleet(3)
+    made.devices["pi-0002"].away = 99
+    stories.started(made).run()
+    journal = desk.write(made)
+    said = desk.run("rollback", "--rollout", "1", "--yes")
+    assert said.code == 3
+    assert sorted(reached) == ["jetson-0001", "pi-0000"]
+    assert "pi-0002 may yet join what has gone back: the broker was not told" in said.err
+    assert journal.replay().phase == RolloutPhase.BACK
 
 
 def test_a_rollback_whose_controller_died_at_the_switch_of_a_lost_one_names_it(

@@ -11,8 +11,15 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor import watch as watching
 from edgekit.agent.release.supervisor.watch import Watch
-from edgekit.agent.release.trial.events import CountTry, StartAgent, TryUnrecorded
+from edgekit.agent.release.trial.events import (
+    CountTry,
+    StartAgent,
+    StopAsked,
+    TimePassed,
+    TryUnrecorded,
+)
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
 
@@ -55,6 +62,25 @@ def test_on_a_disk_that_became_read_only_the_agent_is_not_drained_for_a_successo
     assert not watch._check_current()
     assert not watch._stopping
     assert "what runs goes on" in capsys.readouterr().err
+
+
+def test_a_trial_that_was_given_up_ends_also_where_nobody_tells_its_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rollback that gave it up was killed: its agent served what was given up for the soak."""
+    root = Root(tmp_path)
+    root.create()
+    releases = Releases(root.path)
+    releases.stage(RELEASE, "a", "1")
+    releases.move(RELEASE, ReleaseEvent.ACTIVATE)
+    root.current.symlink_to(f"releases/{RELEASE.hex}")
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "cannot_start", lambda _: "")
+    watch = Watch(root)
+    assert watch._look() == TimePassed()
+    releases.move(RELEASE, ReleaseEvent.RESTORED, "another activation came during the trial")
+    assert watch._look() == StopAsked()
+    assert watch._superseded
 
 
 def _full() -> None:

@@ -199,7 +199,6 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
             return _stay(root, current, supervisor)
         current = root.linked(root.current)
     if current is not None and _leave_configuration(root, current):
-        _start(root, supervisor)
         return _stay(root, current, supervisor, changed=True)
     previous = root.way_back(root.previous)
     if previous is None or previous == current:
@@ -211,15 +210,22 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
 
 
 def _leave_configuration(root: Root, current: Digest) -> bool:
-    """End the trial of a new configuration of a good release; False: there is none."""
+    """End the trial of a new configuration of a good release; False: there is none.
+
+    The record comes first, or nothing is done: a release on trial without a configuration to go
+    back to would go back to the release before it. The record ends its being unproven, too.
+
+    Raises:
+        StateFileError: it cannot be recorded; the trial goes on.
+    """
     with root.switching():
         found = disk.found(root)
         on_trial = found.state == ReleaseState.TRIAL and found.good_config
         if found.release != current or not on_trial:
             return False
+        reserve.give(root)
         for effect in Trial().handle(ActivationComes(found), time.monotonic()):
-            disk.perform_on_full(root, effect)
-        Releases(root.path).end_waiting()
+            disk.perform(root, effect)
         root.next_config.unlink(missing_ok=True)
     return True
 
@@ -227,10 +233,14 @@ def _leave_configuration(root: Root, current: Digest) -> bool:
 def _stay(
     root: Root, current: Digest, supervisor: Supervisor, *, changed: bool = False
 ) -> dict[str, object]:
-    """Have the good release that is current run, without a trial: its broker may be away."""
+    """Have the good release that is current run, without a trial: its broker may be away.
+
+    Raises:
+        EdgekitError: its supervisor had to be started, and did not.
+    """
     root.stopped_file.unlink(missing_ok=True)
-    if supervisor.pid() is None:
-        _start(root, supervisor)
+    if changed or supervisor.pid() is None:
+        supervisor.reload()
     lease.release(root)
     return {"release": current, "state": ReleaseState.GOOD, "changed": changed}
 

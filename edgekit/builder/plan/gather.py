@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekit import memory
 from edgekit.builder.files import scratch
 from edgekit.builder.gate.verdict import find_thresholds
 from edgekit.builder.plan.ggufnames import unpacked_tensors
@@ -68,8 +69,6 @@ _T = TypeVar("_T")
 
 ASK_DEADLINE_SECONDS = 600
 _SIDE_FILES = re.compile(r"^(tokenizer.*|special_tokens_map|vocab|merges|chat_template)\.")
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class ModelHeaders(msgspec.Struct, frozen=True):
@@ -342,7 +341,7 @@ def _side_bytes(sizes: dict[str, int]) -> int:
 def _machine(request: BuildRequest, headers: ModelHeaders) -> Machine:
     out, cache = _existing(request.out), _existing(headers.download_cache)
     return Machine(
-        memory_bytes=_available_memory(),
+        memory_bytes=_free_pages() if (free := memory.free_bytes()) is None else free,
         disk_bytes=shutil.disk_usage(out).free,
         cache_bytes=shutil.disk_usage(cache).free,
         same_disk=out.stat().st_dev == cache.stat().st_dev,
@@ -356,17 +355,6 @@ def _existing(path: Path) -> Path:
     return next(each for each in (path, *path.parents) if each.exists())
 
 
-def _available_memory() -> int:
-    """MemAvailable of proc(5), or the rest of this cgroup's memory limit where that is less."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
-    available = (
-        int(match[1]) * 1024
-        if match
-        else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    )
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup v2, or `max`
-        return available
-    return min(available, limit - used)
+def _free_pages() -> int:
+    """What a kernel without MemAvailable says."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -7,7 +7,6 @@ It can write to its work folder only.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit import data
+from edgekit import data, memory
 from edgekit.builder.files import hash_file
 from edgekit.builder.tools.engine import (
     HOST_INSTEAD,
@@ -64,7 +63,7 @@ class ContainerRunner(msgspec.Struct, frozen=True):
         Raises:
             EdgekitError: the engine failed, or the deadline passed.
         """
-        limit = job.memory_limit_bytes or available_memory()
+        limit = job.memory_limit_bytes or memory.free_bytes()
         seen = read_mounts(job, self.scripts)
         with _readable(seen, job.work) as read, _owned_by_the_container(job.work):
             finished = self._run(job, (*read, Mount(job.work, writable=True)), limit, report)
@@ -141,15 +140,6 @@ def read_mounts(job: Job, scripts: Path) -> tuple[Mount, ...]:
     return tuple(
         Mount(path) for path in sorted(read) if not any(other in path.parents for other in read)
     )
-
-
-def available_memory() -> int | None:
-    """Memory in bytes that is available (`MemAvailable` of proc(5)); None where it is unknown."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words
+from edgekit.fleet.places import refuse_named
 
 CHANGING = ("rollback",)  # what the device runs: they need its lease
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
@@ -37,6 +38,7 @@ def call(
 
     Raises:
         LeaseHeldError: another operator holds the device, and the verb changes what it runs.
+        UsageError: it is no device, or its address leads to another one, which would be changed.
     """
     here = project.find(project_folder)
     fleet = here.fleet()
@@ -46,6 +48,8 @@ def call(
     with closing(drive.open_device(fleet, device)) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
+        if verb != "state":
+            refuse_named(device, driver.facts)
         if verb in CHANGING:
             if not take_over:
                 here.rollouts.check_free(device)

@@ -12,8 +12,9 @@ from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.project import operator
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.cli.rollout.orders import confirm, give, refusal
-from edgekit.cli.rollout.perform import go_on, gone_of, may_join, prepare_way_back
+from edgekit.cli.rollout.perform import go_on
 from edgekit.cli.rollout.watch import watch
+from edgekit.cli.rollout.wayback import gone_of, may_join, prepare_way_back
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import GONE, DeviceState
 from edgekit.fleet.rollout.events import (

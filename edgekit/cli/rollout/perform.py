@@ -7,22 +7,27 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.release.trust import present, reference_of, trust_of
+from edgekit.cli.release.trust import reference_of
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
-from edgekit.cli.rollout.stuck import raise_for_stuck
+from edgekit.cli.rollout.stuck import not_told, raise_for_stuck
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
+from edgekit.cli.rollout.wayback import gone_of, may_go_back, may_join
 from edgekit.core.config import AgentConfig
-from edgekit.core.digest import Digest
 from edgekit.core.quality import in_words
-from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationError
+from edgekit.errors import (
+    EdgekitError,
+    PartialError,
+    UsageError,
+)
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
-from edgekit.fleet.pulling.roads import RoadHands, put_back
+from edgekit.fleet.pulling.roads import DeskHands, RoadHands, put_back
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import number_of
 from edgekit.fleet.rollout.device import GONE, DeviceState
@@ -42,7 +47,9 @@ from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.telling.told import printable, stuck, switched
 from edgekit.fleet.rollout.windows.zones import check_zones
-from edgekit.signing.releases import lookup, vouch
+
+if TYPE_CHECKING:  # brings an MQTT client
+    from edgekit.fleet.pulling.hands import PullHands
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
 
@@ -137,11 +144,6 @@ def drive_rollout(
     gone = [name for name in names if name not in devices]
     pulling = [name for name in names if name not in gone and devices[name].pulls]
     with ExitStack() as opened:
-        desk = None
-        if pulling:
-            from edgekit.cli.release.publish import at_desk  # noqa: PLC0415  it needs a broker
-
-            desk = opened.enter_context(at_desk(here))
         bars = opened.enter_context(render.transfers())
         opened.enter_context(ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP))
 
@@ -160,15 +162,21 @@ def drive_rollout(
         )
         short = plan.release.short
         name = reference_of(here.store, source.pinned) if source else short
-        pull = None
-        if desk is not None:
+
+        def at_broker() -> PullHands:
+            from edgekit.cli.release.publish import at_desk  # noqa: PLC0415  it needs a broker
             from edgekit.fleet.pulling.hands import PullHands  # noqa: PLC0415  likewise
 
-            back = partial(_may_go_back, here)
+            desk = opened.enter_context(at_desk(here))
+            back = partial(may_go_back, here)
             later = here.rollouts.told_after(number)
-            pull = PullHands(
+            return PullHands(
                 *(plan.release, name, number, desk, back, report, hook, plan.windows), later
             )
+
+        pull = DeskHands(at_broker) if pulling else None
+        if pull is not None and source is not None:  # a way back begins without the broker
+            pull.reach()
         hands = RoadHands(push, pull, pulling, gone)
         told = _teller(bars, hands, name)
         try:
@@ -182,74 +190,20 @@ def drive_rollout(
             ) from None
         finally:
             connections.close()
-        if pull is not None:
-            for line in pull.leave_word(rollout, pulling):
+        untold = None
+        try:
+            for line in pull.leave_word(rollout, pulling) if pull is not None else ():
                 bars.say(line)
+        except EdgekitError as error:
+            if rollout.phase != RolloutPhase.BACK:
+                raise
+            untold = not_told(rollout, pulling, error)
     if rollout.phase in ENDED:
         journal.close()
     _report(here, number, rollout, hands, connections.fleet, as_json)
     _raise_for(number, rollout, hands)
-
-
-def prepare_way_back(here: project.Project, rollout: Rollout) -> None:
-    """See to it that devices that pull may go back to what they ran before a rollout.
-
-    Raises:
-        VerificationError: the metadata does not permit it.
-        EdgekitError: the registry does not take the metadata.
-    """
-    from edgekit.cli.release.publish import upload_metadata  # noqa: PLC0415  only pulls need it
-
-    fleet = here.fleet()
-    wanted = {
-        device.before
-        for name, device in rollout.devices.items()
-        if name in fleet.devices and fleet.devices[name].pulls and device.switched
-    }
-    ours = rollout.plan.release
-    if may_join(here, rollout) and lookup(trust_of(here.folder), ours):
-        # What they ran is known later; the metadata has the way back to it.
-        try:
-            vouched = vouch(trust_of(here.folder), ours, ours.short, present())
-            upload_metadata(here, fleet, vouched.metadata)
-        except EdgekitError as error:  # no reason to leave the others where they are
-            render.warn(f"devices that joined late may find no way back: {error}")
-    for release in wanted:
-        if release is not None and (why := _may_go_back(here, release)):
-            raise VerificationError(
-                "devices that pull go back only where that is signed",
-                why,
-                f"`edgekit sign {release.short} --rollback`, then `edgekit rollback` again",
-            )
-        if release is not None:
-            vouched = vouch(trust_of(here.folder), release, release.short, present())
-            upload_metadata(here, fleet, vouched.metadata)
-
-
-def may_join(here: project.Project, rollout: Rollout) -> bool:
-    """Whether devices were told to join after a rollout was done, and may have by now."""
-    if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
-        return False
-    devices = here.fleet().devices
-    return any(
-        device.state == DeviceState.AWAY and name in devices and devices[name].pulls
-        for name, device in rollout.devices.items()
-    )
-
-
-def gone_of(here: project.Project, rollout: Rollout) -> list[str]:
-    """The devices that a rollback would take back, and that fleet.toml does not have any more."""
-    devices = here.fleet().devices
-    found = rollout.devices.items()
-    return [name for name, device in found if device.switched and name not in devices]
-
-
-def _may_go_back(here: project.Project, release: Digest) -> str:
-    """Why a device may not go back to a release by its metadata; empty: it may."""
-    signed = lookup(trust_of(here.folder), release)
-    if signed is None:
-        return f"{release.short} is not signed any more"
-    return "" if signed.rollback else f"{signed.name}:{signed.version} has no rollback entry"
+    if untold is not None:
+        raise untold
 
 
 def _teller(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.errors import PartialError
+from edgekit.errors import EdgekitError, PartialError
 from edgekit.fleet.pulling.roads import put_back
-from edgekit.fleet.rollout.device import GONE
+from edgekit.fleet.rollout.device import GONE, DeviceState
+from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.telling.told import counted
 
 
@@ -33,6 +34,16 @@ def raise_for_stuck(number: int, names: Sequence[str], gone: Sequence[str]) -> N
             "NAME:VERSION` brings what shall run"
             + (f"; {put_back(gone)} for {_shown(gone)}" if gone else ""),
         )
+
+
+def not_told(rollout: Rollout, pulling: list[str], error: EdgekitError) -> PartialError:
+    """The error for devices that pull and may yet join a rollout that has gone back."""
+    names = [name for name in pulling if rollout.devices[name].state == DeviceState.AWAY]
+    return PartialError(
+        f"{', '.join(names)} may yet join what has gone back: the broker was not told",
+        f"{error.what}: {error.why}" if error.why else error.what,
+        "once it is there, `edgekit push DEVICE --bundle NAME:VERSION` says what shall run",
+    )
 
 
 def _shown(names: Sequence[str]) -> str:

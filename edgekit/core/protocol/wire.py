@@ -392,8 +392,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     tok_s: payloads.Measure = 0.0
     ttft_ms: payloads.Measure = 0.0
     temp_c: int | None = None  # the hottest thermal zone
-    mem_free_mb: payloads.Count | None = None  # MemAvailable
+    mem_free_mb: payloads.Count | None = None  # what the agent can still use
     reason: str = ""  # of `degraded`: the error code of the prompts that the device refuses
     quality: QualityReport | None = None  # of the release, once the canary has compared it
-    mem_total_mb: payloads.Count | None = None  # MemTotal
+    mem_total_mb: payloads.Count | None = None  # what it may use at all
     since: payloads.Count = 0  # Unix seconds; `busy` counts as `ready`; 0: not known

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.fleet.rollout.device import GONE
+from edgekit.fleet.rollout.device import GONE, DeviceState
 from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
@@ -15,10 +16,11 @@ from edgekit.fleet.rollout.events import (
     QualityTold,
     RolloutEvent,
 )
-from edgekit.fleet.rollout.hands import Pushed, PushHands
+from edgekit.fleet.rollout.hands import REASON_LETTERS, Pushed, PushHands
 
 if TYPE_CHECKING:  # brings an MQTT client, and most fleets are pushed to
     from edgekit.fleet.pulling.hands import PullHands
+    from edgekit.fleet.rollout.machine import Rollout
 
 
 class GoneHands:
@@ -62,6 +64,84 @@ def put_back(devices: Sequence[str]) -> str:
     return f"put {them} back into fleet.toml, then `edgekit rollback {one}`"
 
 
+class DeskHands:
+    """Acts on devices that pull, once there is a broker to tell them by; see `RolloutHands`.
+
+    A way back does not wait for the broker. A device that cannot be told is away, and is tried
+    again like one that is off. Several threads call it.
+
+    Args:
+        connect: connects to the broker; raises EdgekitError.
+    """
+
+    def __init__(self, connect: Callable[[], PullHands]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._hands: PullHands | None = None
+        self._untold: dict[str, EdgekitError] = {}
+
+    def reach(self) -> PullHands:
+        """The hands at the broker; raises what `connect` raises."""
+        with self._lock:
+            if self._hands is None:
+                self._hands = self._connect()
+            return self._hands
+
+    @property
+    def done(self) -> dict[str, Pushed]:
+        """What was done on a device, once it answers."""
+        return self._hands.done if self._hands else {}
+
+    @property
+    def failed(self) -> dict[str, EdgekitError]:
+        """The error of a device that failed or is away."""
+        return self._untold | (self._hands.failed if self._hands else {})
+
+    def _act(self, device: str, act: Callable[[PullHands], RolloutEvent]) -> RolloutEvent:
+        try:
+            hands = self.reach()
+        except EdgekitError as error:
+            self._untold[device] = error
+            reason = f"{error.what}: {error.why}" if error.why else error.what
+            return DeviceAway(device, reason[:REASON_LETTERS])
+        self._untold.pop(device, None)
+        return act(hands)
+
+    def stage(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._act(device, lambda hands: hands.stage(device))
+
+    def switch(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._act(device, lambda hands: hands.switch(device))
+
+    def verdict(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._act(device, lambda hands: hands.verdict(device))
+
+    def quality(self, device: str) -> QualityTold | None:
+        """See `RolloutHands`."""
+        return self._hands.quality(device) if self._hands else None
+
+    def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._act(device, lambda hands: hands.go_back(device, before))
+
+    def let_go(self, device: str) -> None:
+        """See `RolloutHands`; nothing is open to one device."""
+
+    def stop(self) -> None:
+        """See `RolloutHands`."""
+        if self._hands:
+            self._hands.stop()
+
+    def leave_word(self, rollout: Rollout, devices: list[str]) -> list[str]:
+        """See `PullHands`; the broker is not asked for devices that need no word."""
+        if any(rollout.devices[name].state == DeviceState.AWAY for name in devices):
+            return self.reach().leave_word(rollout, devices)
+        return []
+
+
 class RoadHands:
     """Gives each act to the hands of its device; see `RolloutHands`.
 
@@ -75,7 +155,7 @@ class RoadHands:
     def __init__(
         self,
         push: PushHands,
-        pull: PullHands | None,
+        pull: DeskHands | PullHands | None,
         pulling: Collection[str],
         gone: Collection[str] = (),
     ) -> None:
@@ -98,7 +178,7 @@ class RoadHands:
         """Whether a device is enrolled, once it was connected to."""
         return self._push.enrolled
 
-    def _of(self, device: str) -> PushHands | PullHands | GoneHands:
+    def _of(self, device: str) -> PushHands | DeskHands | PullHands | GoneHands:
         if device in self._gone:
             return self._nobody
         return self._pull if self._pull and device in self._pulling else self._push

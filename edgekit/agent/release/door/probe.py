@@ -105,7 +105,7 @@ def memory_limits(own: str, mounts: str) -> "list[str]":
             here = folder + path[len(top) :].rstrip("/") if inside else folder
             while len(here) > len(folder):
                 found.append(here + "/" + name)
-                here = os.path.dirname(here)
+                here = here.rpartition("/")[0]
             found.append(folder + "/" + name)
     return found
 

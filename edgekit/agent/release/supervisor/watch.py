@@ -83,6 +83,7 @@ class Watch:
         self._stopping = False
         self._superseded = False  # `current` is not what this process supervises any more
         self._asked = False  # SIGHUP: look whether that is so
+        self._looked = time.monotonic()  # without being asked: who moved it may have been killed
         self._child: subprocess.Popen[bytes] | None = None
         self._events: deque[Event] = deque()  # caused by effects
         self._lock: TextIO | None = None
@@ -147,7 +148,7 @@ class Watch:
         A stop is checked last and takes precedence: it ends the agent, and that is no failure.
         """
         time.sleep(POLL_SECONDS)
-        if self._asked:
+        if self._asked or time.monotonic() - self._looked > CHECK_SECONDS:
             self._check_current()
         ended = self._child is not None and self._child.poll() is not None
         if ended:
@@ -241,7 +242,7 @@ class Watch:
         drained for it. On a disk that takes no writes any more, nothing could be started again:
         what runs goes on.
         """
-        self._asked = False
+        self._asked, self._looked = False, time.monotonic()
         try:
             return self._succeeds()
         except OSError as error:

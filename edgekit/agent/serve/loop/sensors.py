@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from edgekit import memory
 from edgekit.agent.serve.session.events import Readings
 
 THERMAL = Path("/sys/class/thermal")
-MEMINFO = Path("/proc/meminfo")
 
 
 def read_sensors(
-    thermal: Path = THERMAL, meminfo: Path = MEMINFO, disk: Path | None = None
+    thermal: Path = THERMAL,
+    meminfo: Path = memory.MEMINFO,
+    disk: Path | None = None,
+    groups: Sequence[Path] | None = None,
 ) -> Readings:
     """Read the device's sensors.
 
@@ -21,6 +25,7 @@ def read_sensors(
         thermal: folder of the thermal zones.
         meminfo: file with MemTotal and MemAvailable.
         disk: a folder; its disk counts what an unprivileged user may still write.
+        groups: folders of the control groups whose limits apply; None: those of this process.
 
     Returns:
         The readings; None for a value that this kernel does not report.
@@ -29,17 +34,15 @@ def read_sensors(
     for zone in thermal.glob("thermal_zone*/temp"):
         with suppress(OSError, ValueError):  # a sensor may be asleep
             degrees.append(round(int(zone.read_text()) / 1000))  # millidegrees
-    total = free = None
-    with suppress(OSError, ValueError):
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                total = int(line.split()[1]) >> 10  # kB
-            elif line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) >> 10
-                break  # both are among the first lines
+    groups = memory.memory_groups() if groups is None else groups
+    free, total = memory.free_bytes(meminfo, groups), memory.total_bytes(meminfo, groups)
     room = None
     if disk is not None:
         with suppress(OSError):
             system = os.statvfs(disk)
             room = system.f_bavail * system.f_frsize >> 20
-    return Readings(max(degrees, default=None), free, room, total)
+    return Readings(max(degrees, default=None), _megabytes(free), room, _megabytes(total))
+
+
+def _megabytes(count: int | None) -> int | None:
+    return None if count is None else count >> 20

@@ -95,9 +95,9 @@ class Readings(msgspec.Struct, frozen=True):
 
     Attributes:
         temp_c: degrees Celsius of the hottest thermal zone.
-        mem_free_mb: free memory in megabytes.
+        mem_free_mb: memory that the agent can still use, in megabytes.
         disk_free_mb: free space in megabytes on the disk with the journal.
-        mem_total_mb: all memory that the kernel has, in megabytes.
+        mem_total_mb: all that it may use: the machine's, or a lower limit; in megabytes.
     """
 
     temp_c: int | None

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.agent.release.door import probe
-
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
-
-
-def memory_groups(own: Path = OWN, mounts: Path = Path("/proc/self/mountinfo")) -> list[Path]:
-    """Return the folders, of version 1 or 2, of the groups that limit our memory."""
-    files = probe.memory_limits(probe.read(str(own)), probe.read(str(mounts)))
-    return [Path(name).parent for name in files]
 
 
 def control_groups(root: Path = ROOT, own: Path = OWN) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit import memory
 from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, ToWorker, WorkerSettings
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.answer.answer import (
@@ -19,7 +20,7 @@ from edgekit.agent.serve.worker.answer.answer import (
 )
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.graph import read_graph
-from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
+from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.grammar.opening import open_compiler, serves_grammars
@@ -119,8 +120,8 @@ def _loaded(
         tokenizer, family = open_tokenizer(model_dir), read_graph(model_dir).family
         images, kept = None, 0
         if family is not None:
-            asked, memory = (settings.image_crops, settings.images_per_prompt), total_bytes()
-            images = images_taken(*asked, memory, family, tokenizer.encode)
+            asked, room = (settings.image_crops, settings.images_per_prompt), memory.total_bytes()
+            images = images_taken(*asked, room or 0, family, tokenizer.encode)
             kept = kept_rows(images, settings.slots or MAX_SLOTS, settings.max_length, family)
         decoder, beams = open_model(
             model_dir, settings.max_length, options, settings.slots, settings.batching, kept

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
-
 import msgspec
 
-from edgekit.agent.serve.worker.cgroup import memory_groups
+from edgekit import memory
 from edgekit.errors import EdgekitError
 
 MAX_SLOTS = 4  # prompts share one model: with more slots they wait less and run slower
@@ -74,51 +70,9 @@ def beams_for(beam_bytes: int, free_bytes: int) -> int:
     return int(free_bytes * (1 - SPARE_SHARE)) // max(1, beam_bytes)
 
 
-def free_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | None = None) -> int:
-    """Return the bytes this process can still use, on the machine and in its control groups.
-
-    Files that are only cached count as free, in a group as in the machine's MemAvailable: reading a
-    model fills a group with them.
-    """
-    fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
-    free = next((int(f[1]) << 10 for f in fields if f[0] == "MemAvailable:"), 0)
-    left = (_left_in(group) for group in (memory_groups() if groups is None else groups))
-    return min([free, *(bytes_ for bytes_ in left if bytes_ is not None)])
-
-
-def total_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | None = None) -> int:
-    """Return the bytes of this machine's memory, or of a control group's limit below that."""
-    fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
-    total = next((int(f[1]) << 10 for f in fields if f[0] == "MemTotal:"), 0)
-    limits = [total]
-    for group in memory_groups() if groups is None else groups:
-        with suppress(OSError, ValueError):  # the root group, or "max"
-            limits.append(int((group / _files(group)[0]).read_text("ascii")))
-    return min(limits)
-
-
-def _files(group: Path) -> tuple[str, str, tuple[str, str]]:
-    """The files of a group with limit and use, and what its memory.stat calls files' pages."""
-    if (group / "memory.limit_in_bytes").exists():  # version 1
-        cached = "total_active_file", "total_inactive_file"
-        return "memory.limit_in_bytes", "memory.usage_in_bytes", cached
-    return "memory.max", "memory.current", ("active_file", "inactive_file")
-
-
-def _left_in(group: Path) -> int | None:
-    """Return the bytes left below a control group's limit; None if it has no limit."""
-    limit_file, used_file, pages = _files(group)
-    try:
-        limit = (group / limit_file).read_text("ascii").strip()
-        used = int((group / used_file).read_text("ascii"))
-        stat = (group / "memory.stat").read_text("ascii")
-    except OSError:  # the root group
-        return None
-    if limit == "max":
-        return None
-    fields = (line.split() for line in stat.splitlines())
-    cached = sum(int(f[1]) for f in fields if f[0] in pages)
-    return max(0, int(limit) - used + min(cached, used))
+def free_bytes() -> int:
+    """Return the bytes this process can still use; 0 where nobody says it."""
+    return memory.free_bytes() or 0
 
 
 def _mb(count: int) -> str:
