@@ -360,7 +360,9 @@ def test_ctrl_c_right_behind_enter_cancels_the_answer(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(chatting, "AnswerView", SlowView)
     settings = ChatSettings({}, 30, interactive=True)
-    chat = Chat(Asked(), SimpleNamespace(known={}), Partner("pi-1"), ChatLog(), settings)  # type: ignore[arg-type]
+    requester: Any = Asked()
+    watch: Any = SimpleNamespace(known={})
+    chat = Chat(requester, watch, Partner("pi-1"), ChatLog(), settings)
     with pytest.raises(EdgekitError, match="it was cancelled"):
         chat.take("Hello")
     assert len(asked) == 1
