@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -28,7 +29,8 @@ from edgekit.agent.release.desired.schedule import (
     Follow,
 )
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.update import _Report
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.update import _Report, standing_of
 from edgekit.agent.serve.loop.desiredfile import (
     NOTHING_SECONDS,
     SETTLE_SECONDS,
@@ -51,7 +53,7 @@ from edgekit.core.protocol import topics
 from edgekit.core.protocol.payloads import MAX_DESIRED_BYTES, UpdatePayload
 from edgekit.core.protocol.wire import Inbound
 from edgekit.core.registry import parse_registry, tag_of
-from edgekit.core.release import ReleaseState
+from edgekit.core.release import ReleaseEvent, ReleaseState
 from edgekit.store import replace_link
 
 NEW, OLD = Digest.of(b"new"), Digest.of(b"old")
@@ -422,6 +424,23 @@ def test_a_device_without_a_registry_listens_to_nothing(tmp_path: Path) -> None:
     agent.hear(OWN, encode_desired(desired()))
     agent.wait()
     assert not agent.desired.exists()
+
+
+def test_a_release_that_failed_under_a_clock_years_ahead_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Root(tmp_path)
+    root.create()
+    releases = Releases(root.path)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 10 * 365 * 86400)
+    releases.stage(NEW, "new", "1")
+    releases.begin(NEW, connected=True)
+    releases.move(NEW, ReleaseEvent.FAILED, "it died")
+    monkeypatch.setattr(time, "time", lambda: now)  # the clock is set right
+    assert decide(desired(), standing_of(root, NEW)) == Bring(True)
+    monkeypatch.setattr(time, "time", lambda: now + 10 * 365 * 86400 + 60)
+    assert decide(desired(), standing_of(root, NEW)) == Leave("failed", "it died")
 
 
 # --- what is reported -------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def standing_of(root: Root, release: Digest, ended: UpdateState | None = None) -
         current,
         row.known_state or ReleaseState.STAGED,
         row.reason,
-        max(time.time() - row.since, 0.0),
+        abs(time.time() - row.since),  # a clock may have been years ahead, and is set right
         waits.reason if mine and waits is not None else "",
         trial.soak_left(time.time()) if soaks and trial is not None else 0.0,
         ended,

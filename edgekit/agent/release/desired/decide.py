@@ -42,7 +42,7 @@ class ReleaseStanding(msgspec.Struct, frozen=True):
         current: what runs.
         state: of the desired release; None: it is not here.
         reason: why it failed, or why its configuration did.
-        since_seconds: for how long it has been in this state.
+        since_seconds: for how long it has been in this state, by a clock that may be set meanwhile.
         unproven: why its trial has no verdict yet; empty: it has, or there was none.
         soak_seconds: what is left of its soak.
         ended: how this very order has ended, as the last report says; empty: it has not.
