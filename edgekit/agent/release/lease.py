@@ -108,7 +108,7 @@ def has_heartbeat(holder: str) -> bool:
 def release(root: Root) -> None:
     """Give back the lease if the process that started this verb holds it."""
     if (holder := _holder(root)) and holder == _identity(_pusher()):
-        root.lease_file.unlink()
+        root.lease_file.unlink(missing_ok=True)
 
 
 def drop_own(root: Root) -> None:
