@@ -14,7 +14,7 @@ import typer
 import edgekit
 from edgekit.cli import render
 from edgekit.cli.verbs import VERBS
-from edgekit.errors import EdgekitError, UsageError
+from edgekit.errors import EdgekitError
 
 HELP = """\
 Takes a language model from Hugging Face to an answer on every edge device of a fleet.
@@ -101,13 +101,11 @@ _NEXT_STEPS = {
     errno.ENOTEMPTY: _OTHER_PATH,
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-_WRONG_PATHS = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
 
 
 def _refused(error: OSError) -> EdgekitError:
     """A full disk, a missing right, a path that leads through a file: the file names suffice."""
-    kind = UsageError if error.errno in _WRONG_PATHS else EdgekitError
-    return kind(
+    return EdgekitError(
         f"the system refused: {error.strerror or error}",
         ", ".join(str(n) for n in (error.filename, error.filename2) if n is not None),
         _NEXT_STEPS.get(error.errno or 0, "check the rights there, then run it again"),

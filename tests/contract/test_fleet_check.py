@@ -76,7 +76,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "".join(
                 f'[devices.{name}]\naddress = "{address}"\n'
                 for name, address in (
-                    *(("pi", "ssh:device"), ("here", "local:here"), ("off", "ssh:off")),
+                    *(("box", "ssh:device"), ("here", "local:here"), ("off", "ssh:off")),
                     *(("hangs", "ssh:hangs"), ("changed", "ssh:changed")),
                 )
             )
@@ -87,8 +87,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_a_device_says_its_hardware_its_clock_and_what_runs(world: World) -> None:
     before = world.place.untouched()
-    code, told = world.checked("pi")
-    pi = told["pi"]
+    code, told = world.checked("box")
+    pi = told["box"]
     assert code == 0, pi
     assert (
         pi["platform"] == f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}[os.uname().machine] }"
@@ -116,7 +116,7 @@ def test_every_device_is_told_with_its_own_reason_and_none_waits_for_another(wor
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     shown = {line.split()[0]: line for line in done.stdout.splitlines() if line.split()}
-    assert "good, answers" in shown["pi"]
+    assert "good, answers" in shown["box"]
     assert "nothing" in shown["here"]
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "hangs: the device did not answer within 8 s" in done.stderr
@@ -130,7 +130,7 @@ def test_every_device_is_told_with_its_own_reason_and_none_waits_for_another(wor
 def test_one_connection_at_a_time_finds_the_same(world: World) -> None:
     code, told = world.checked("--parallel", "1", "--timeout", "8")
     assert code == 3
-    assert list(told) == ["pi", "here", "off", "hangs", "changed"]
+    assert list(told) == ["box", "here", "off", "hangs", "changed"]
     assert [each["reached"] for each in told.values()] == [True, True, False, False, False]
     assert {each.get("error", {}).get("error") for each in told.values()} == {
         *(None, "UnreachableError", "VerificationError"),
@@ -143,10 +143,10 @@ def test_two_hosts_of_ssh_that_are_one_device_are_named(world: World) -> None:
     try:
         config.write_text(kept.replace("Host device\n", "Host device twin\n", 1))
         fleet.write_text(told + '[devices.twin]\naddress = "ssh:twin"\n')
-        code, found = world.checked("pi", "twin", "here")
+        code, found = world.checked("box", "twin", "here")
         assert code == 3
-        for name in ("pi", "twin"):
-            assert "pi and twin are one device" in found[name]["error"]["what"]
+        for name in ("box", "twin"):
+            assert "box and twin are one device" in found[name]["error"]["what"]
         assert found["here"]["reached"]
     finally:
         config.write_text(kept)
@@ -160,19 +160,19 @@ def test_no_device_that_is_well_is_exit_code_1(world: World) -> None:
 
 
 def test_a_device_whose_agent_was_stopped_is_not_well(world: World) -> None:
-    assert world.edgekit("stop", "pi").returncode == 0
+    assert world.edgekit("stop", "box").returncode == 0
     try:
-        code, told = world.checked("pi", "here")
+        code, told = world.checked("box", "here")
         assert code == 3
-        assert told["pi"]["release"]["stopped"] is True
-        assert told["pi"]["trouble"] == ["an operator stopped it"]
+        assert told["box"]["release"]["stopped"] is True
+        assert told["box"]["trouble"] == ["an operator stopped it"]
     finally:
-        assert world.edgekit("start", "pi").returncode == 0
+        assert world.edgekit("start", "box").returncode == 0
 
 
 def test_wide_shows_everything_in_one_line(world: World) -> None:
-    done = world.edgekit("fleet", "check", "pi", "--wide")
+    done = world.edgekit("fleet", "check", "box", "--wide")
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("pi"))
+    line = next(line for line in done.stdout.splitlines() if line.startswith("box"))
     assert "ssh:device" in line
     assert str(world.place.box.root.path) in line
