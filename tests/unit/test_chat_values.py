@@ -363,6 +363,11 @@ def test_ctrl_c_right_behind_enter_cancels_the_answer(monkeypatch: pytest.Monkey
     requester: Any = Asked()
     watch: Any = SimpleNamespace(known={})
     chat = Chat(requester, watch, Partner("pi-1"), ChatLog(), settings)
-    with pytest.raises(EdgekitError, match="it was cancelled"):
-        chat.take("Hello")
+    # who starts the tests in the background has Ctrl-C ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(EdgekitError, match="it was cancelled"):
+            chat.take("Hello")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(asked) == 1
