@@ -46,11 +46,11 @@ def drawing(it: TerminalDrawing) -> Iterator[None]:
 def question() -> Iterator[None]:
     """The terminal belongs to a question and its answer within the block; to one at a time."""
     with _questions:
-        with _changes:
-            _asking.set()
-            for it in _drawings:
-                it.stop()
         try:
+            with _changes:
+                _asking.set()
+                for it in _drawings:
+                    it.stop()
             yield
         finally:
             with _changes:

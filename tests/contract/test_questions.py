@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import terminal
 from tests import tools
 
 pytestmark = pytest.mark.timeout(60)
@@ -78,3 +79,20 @@ def test_nothing_is_drawn_over_a_question(question: str, tmp_path: Path) -> None
     assert b"\x1b[1A" not in answered, "what stands above is not erased"
     assert b"three: transfer" in after
     assert f"answer: {result}".encode() in after
+
+
+def test_a_drawing_that_cannot_stop_does_not_end_all_drawing() -> None:
+    """As where the terminal is gone."""
+    begun: list[str] = []
+
+    def gone() -> None:
+        raise OSError("it is gone")
+
+    with (
+        pytest.raises(OSError, match="gone"),
+        terminal.drawing(terminal.TerminalDrawing(lambda: begun.append("first"), gone)),
+        terminal.question(),
+    ):
+        pass
+    with terminal.drawing(terminal.TerminalDrawing(lambda: begun.append("next"), begun.clear)):
+        assert begun[-1] == "next"
