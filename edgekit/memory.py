@@ -41,6 +41,7 @@ def memory_groups(own: Path = OWN, mounts: Path = MOUNTS) -> list[Path]:
     return [Path(name).parent for name in memory_limits(_text(own), _text(mounts))]
 
 
+# The probe has this function, too: it runs on devices without edgekit. A test holds them equal.
 def memory_limits(own: str, mounts: str) -> list[str]:
     """The files with the memory limits of a process's control group and of all those above it.
 

@@ -143,7 +143,8 @@ _OPTIONS = {
 }
 """Which option of `ask` fills a field of the body."""
 
-_TOO_LONG = ("context_length_exceeded", "payload_too_large")
+TOO_LONG = ("context_length_exceeded", "payload_too_large")
+"""Codes of an error that a shorter prompt does not have."""
 
 
 def next_of(error: ProtocolError) -> str:
@@ -151,7 +152,7 @@ def next_of(error: ProtocolError) -> str:
     option = _OPTIONS.get(re.split(r"[.\[]", error.param)[0])
     if option and not error.retryable:
         return f"correct {option}, or leave it out"
-    if error.code in _TOO_LONG:
+    if error.code in TOO_LONG:
         return "write a shorter prompt, or ask a device whose context is longer: `edgekit devices`"
     if error.retryable:
         wait = f" in {error.retry_after_ms / 1000:.0f} s" if error.retry_after_ms else ""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from edgekit.cli.talk.answering import TOO_LONG
 from edgekit.client.requester import GONE, POOL
 from edgekit.core.config import check_name
 from edgekit.core.protocol.wire import ProtocolError
@@ -115,12 +116,12 @@ def way_on(error: EdgekitError, questions: int) -> str:
     """What the user can do after an error; empty where the error says it itself."""
     code, param = (error.code, error.param) if isinstance(error, ProtocolError) else ("", "")
     pictures = code == "invalid_request" and _PICTURES in error.what
-    if (code in _TOO_LONG or (pictures and param == "messages")) and questions:
+    if (code in TOO_LONG or (pictures and param == "messages")) and questions:
         return (
             "/drop forgets the older half of the conversation and asks again; /new begins anew; "
             "/device goes on with another device"
         )
-    if code in _TOO_LONG:
+    if code in TOO_LONG:
         return "write a shorter message, or go on with another device by /device"
     if _BLIND in error.what:  # the conversation, or this message, shows one
         return "/device goes on with a device that takes pictures; /new begins without them"
@@ -133,7 +134,6 @@ def way_on(error: EdgekitError, questions: int) -> str:
 
 # In what a device says of pictures: of too many, and of any
 _PICTURES, _BLIND = "images_per_prompt", "this device takes no pictures"
-_TOO_LONG = ("context_length_exceeded", "payload_too_large")
 _AGAIN = ("queue_full", "rate_limited", "internal", "worker_crashed", "loading", "draining",
           "thermal", "no_storage", "out_of_memory", "deadline_exceeded")  # fmt: skip
 
