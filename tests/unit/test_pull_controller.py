@@ -19,9 +19,10 @@ from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
+from edgekit.fleet.pulling import roads
 from edgekit.fleet.pulling.desk import Heard, PullDesk
 from edgekit.fleet.pulling.hands import PullHands
-from edgekit.fleet.pulling.roads import RoadHands
+from edgekit.fleet.pulling.roads import DeskHands, RoadHands
 from edgekit.fleet.rollout.book import RolloutBook
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
@@ -385,3 +386,25 @@ def test_a_device_that_pulls_says_its_quality_in_its_status() -> None:
         told = hands.quality("far")
         assert (told is None) == (about != release)
     assert told == QualityTold("far", report)
+
+
+def test_many_devices_do_not_wait_one_after_the_other_for_a_broker_that_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[float] = []
+
+    def connect() -> PullHands:
+        tried.append(0.0)
+        raise UnreachableError("the broker does not answer", "timed out")
+
+    hands = DeskHands(connect)
+    for number in range(1000):
+        event = hands.go_back(f"pi-{number}", None)
+        assert event == DeviceAway(f"pi-{number}", "the broker does not answer: timed out")
+    assert len(tried) == 1
+    assert len(hands.failed) == 1000
+    monkeypatch.setattr(roads, "AGAIN_SECONDS", 0.0)
+    fresh = DeskHands(connect)
+    fresh.go_back("pi", None)
+    fresh.go_back("pi", None)
+    assert len(tried) == 3

@@ -24,6 +24,7 @@ from edgekit.cli.init import write_project
 from edgekit.cli.release import publish
 from edgekit.cli.rollout import further, orders, perform, watch
 from edgekit.errors import EdgekitError, PartialError, UnreachableError
+from edgekit.fleet.pulling import roads
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.rollout.book import RolloutBook, holder
@@ -485,6 +486,7 @@ def test_a_rollback_takes_the_others_back_while_the_broker_is_down(
             raise UnreachableError("the broker does not answer", "it is down")
         yield None
 
+    monkeypatch.setattr(roads, "AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(publish, "at_desk", at_desk)
     monkeypatch.setattr(PullHands, "go_back", lambda _, device, __: DeviceBack(device))
     monkeypatch.setattr(further, "prepare_way_back", lambda *_: None)

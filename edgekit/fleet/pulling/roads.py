@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from edgekit.fleet.rollout.hands import REASON_LETTERS, Pushed, PushHands
 if TYPE_CHECKING:  # brings an MQTT client, and most fleets are pushed to
     from edgekit.fleet.pulling.hands import PullHands
     from edgekit.fleet.rollout.machine import Rollout
+
+AGAIN_SECONDS = 10.0  # about as long as a connection is tried for
 
 
 class GoneHands:
@@ -68,7 +71,8 @@ class DeskHands:
     """Acts on devices that pull, once there is a broker to tell them by; see `RolloutHands`.
 
     A way back does not wait for the broker. A device that cannot be told is away, and is tried
-    again like one that is off. Several threads call it.
+    again like one that is off. Several threads call it; a broker that did not answer is left alone
+    for `AGAIN_SECONDS`, or a thousand devices would wait for it one after the other.
 
     Args:
         connect: connects to the broker; raises EdgekitError.
@@ -78,13 +82,21 @@ class DeskHands:
         self._connect = connect
         self._lock = threading.Lock()
         self._hands: PullHands | None = None
+        self._silent: EdgekitError | None = None
+        self._again_at = 0.0
         self._untold: dict[str, EdgekitError] = {}
 
     def reach(self) -> PullHands:
         """The hands at the broker; raises what `connect` raises."""
         with self._lock:
             if self._hands is None:
-                self._hands = self._connect()
+                if self._silent is not None and time.monotonic() < self._again_at:
+                    raise self._silent
+                try:
+                    self._hands = self._connect()
+                except EdgekitError as error:
+                    self._silent, self._again_at = error, time.monotonic() + AGAIN_SECONDS
+                    raise
             return self._hands
 
     @property
@@ -138,6 +150,7 @@ class DeskHands:
     def leave_word(self, rollout: Rollout, devices: list[str]) -> list[str]:
         """See `PullHands`; the broker is not asked for devices that need no word."""
         if any(rollout.devices[name].state == DeviceState.AWAY for name in devices):
+            self._again_at = 0.0  # it is the last word: one more try
             return self.reach().leave_word(rollout, devices)
         return []
 
